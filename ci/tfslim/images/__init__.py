@@ -1,0 +1,1 @@
+"""Docker images: find or set up an engine, provide bases, build, and measure."""

@@ -1,0 +1,1 @@
+"""The run record and what is shown of it."""

@@ -1,0 +1,1 @@
+"""The slim engine: scan, plan, apply and verify; reads and rewrites ELF files and fatbins."""
