@@ -1,0 +1,323 @@
+"""The user's file `tfslim.yaml`: typed, unknown keys rejected, defaults the same as the example.
+
+Every option is declared once, here; the JSON schema (`docs/tfslim.schema.json`) and the checks
+derive from it. Keys are written in kebab-case. Sizes are bytes or text such as "2.5 GB" (10^9).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from tfslim.errors import ConfigError
+
+__all__ = [
+    "BaseSource",
+    "BenchConfig",
+    "Budget",
+    "CacheConfig",
+    "Config",
+    "ImageConfig",
+    "ModelConfig",
+    "SecretsConfig",
+    "VariantName",
+    "json_schema",
+    "load_config",
+    "nearest",
+]
+
+VariantName = Literal["stock", "approach-a", "approach-b", "training", "inference"]
+BaseSource = Literal["auto", "registry", "debian"]
+DEFAULT_FILE = Path("tfslim.yaml")
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|TB|KiB|MiB|GiB)?", re.ASCII)
+_UNITS = {
+    "B": 1,
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+}
+
+
+def _parse_bytes(value: object) -> object:
+    """Read "800 MB" as 800000000; leave anything that is not text to pydantic."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f"{value!r} is not a size; write bytes or a unit, such as '800 MB'")
+    return round(float(match[1]) * _UNITS[match[2] or "B"])
+
+
+def _version_text(value: object) -> object:
+    """Refuse numbers where a version is meant: YAML reads 3.10 as 3.1."""
+    if isinstance(value, (int, float)):
+        raise ValueError(f"write the version in quotes: '{value}'")  # noqa: TRY004 (pydantic's way)
+    return value
+
+
+def _arch_text(value: object) -> object:
+    """Read 90 as "90"; 9.0, which YAML may turn into something else, has to be quoted."""
+    return str(value) if isinstance(value, int) else value
+
+
+Version = Annotated[str, BeforeValidator(_version_text)]
+CudaArch = Annotated[
+    str,
+    BeforeValidator(_arch_text, json_schema_input_type=int | str),
+    Field(pattern=r"^\d+(\.\d+)?[af]?$"),
+]
+Bytes = Annotated[
+    int,
+    BeforeValidator(_parse_bytes, json_schema_input_type=int | str),
+    Field(gt=0, examples=["800 MB", 2_500_000_000]),
+]
+
+
+class _Section(BaseModel):
+    """A part of the file: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+        populate_by_name=True,
+    )
+
+
+class ModelConfig(_Section):
+    """The model that is served and measured."""
+
+    source: str = Field(
+        "demo:basic-pitch",
+        description="A SavedModel folder, or demo:basic-pitch or demo:mobilenet.",
+    )
+    name: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Name in /v1/models/NAME; taken from the source when not given.",
+    )
+    mode: Literal["bake", "mount"] = Field(
+        "bake",
+        description="bake: the model is the image's last layer; mount: bound in at run time.",
+    )
+
+
+class CacheConfig(_Section):
+    """The local build cache that buildx exports and imports, for engines that are short-lived."""
+
+    local: bool = Field(
+        True, description="Export the cache after each build, where the driver can."
+    )
+    dir: Path = Field(Path(".tfslim/cache"), description="One folder per variant is kept in here.")
+    mode: Literal["min", "max"] = Field(
+        "min", description="min: layers of the images; max: layers of the builder stages, too."
+    )
+    max_bytes: Bytes = Field(
+        20 * 10**9, description="The least recently used variants are dropped beyond this."
+    )
+
+
+class ImageConfig(_Section):
+    """How images are named and compressed."""
+
+    repository: str = Field(
+        "tfslim",
+        pattern=r"^[a-z0-9]+([._/:-][a-z0-9]+)*$",
+        description="Tags are REPOSITORY/VARIANT:TENSORFLOW-pyPYTHON.",
+    )
+    compression: Literal["zstd", "gzip"] = "zstd"
+    compression_level: int = Field(3, ge=0, le=22)
+    jupyter: bool = Field(False, description="Add JupyterLab to the training image.")
+
+
+class SecretsConfig(_Section):
+    """Files given to builds as BuildKit secrets: used by pip there, never part of an image."""
+
+    ca: Path | None = Field(
+        None,
+        description="CA bundle for a private index or proxy; PIP_CERT or SSL_CERT_FILE if not set.",
+    )
+    pip_conf: Path | None = Field(None, description="pip.conf with a private index and its login.")
+
+
+class BenchConfig(_Section):
+    """How images are measured."""
+
+    launches: int = Field(5, ge=1, le=100, description="Container launches for each image.")
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 32)
+    seconds: float = Field(5.0, gt=0, le=600, description="Load per batch size in each launch.")
+    gpu: Literal["auto", "required", "off"] = Field(
+        "auto", description="auto: a GPU where the engine can give one, else CPU."
+    )
+    ready_timeout: float = Field(180.0, gt=0, description="Seconds to wait for /ready.")
+
+
+class Budget(_Section):
+    """Upper limits of one image; a broken one fails the run after the report is written."""
+
+    max_pull: Bytes | None = Field(None, description="Compressed bytes of all layers.")
+    max_disk: Bytes | None = Field(None, description="Bytes of the unpacked file system.")
+
+
+class Config(_Section):
+    """The whole file. Every key has a default, so an empty file is a valid one."""
+
+    variants: tuple[VariantName, ...] = Field(
+        ("stock", "approach-a", "approach-b", "training", "inference"), min_length=1
+    )
+    tensorflow: Version = Field("2.21.0", pattern=r"^\d+\.\d+\.\d+$")
+    python: Version = Field("3.13", pattern=r"^3\.\d+$")
+    cuda: Version = Field(
+        "12.4.1",
+        pattern=r"^\d+\.\d+\.\d+$",
+        description="CUDA of the base images of approach-a, and of the compiler of training.",
+    )
+    cuda_archs: tuple[CudaArch, ...] = Field(
+        ("90",),
+        min_length=1,
+        description="GPU architectures the images are for, as compute capabilities (90 or 9.0).",
+    )
+    base_source: BaseSource = Field(
+        "auto",
+        description="registry: pull bases; debian: build them; auto: the first, else the second.",
+    )
+    app: Path | None = Field(
+        None, description="Folder of your own service; the one shipped with tfslim if not set."
+    )
+    model: ModelConfig = ModelConfig()
+    image: ImageConfig = ImageConfig()
+    cache: CacheConfig = CacheConfig()
+    secrets: SecretsConfig = SecretsConfig()
+    bench: BenchConfig = BenchConfig()
+    budgets: dict[VariantName, Budget] = Field(default_factory=dict)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of `tfslim.yaml`, for editors and for validation elsewhere."""
+    schema = Config.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return " (did you mean 'x'?)" for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def load_config(path: Path | None) -> Config:
+    """Read and check the configuration.
+
+    Relative paths in the file are taken from the file's folder.
+
+    Args:
+        path: The file; without one, `tfslim.yaml` here if there is one, else the defaults.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or says something it cannot say.
+    """
+    if path is None:
+        if not DEFAULT_FILE.exists():
+            return Config()
+        path = DEFAULT_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}",
+            way_out="Name a file with --config, or leave the option out to use the defaults.",
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML", why=str(error)) from error
+    try:
+        config = Config.model_validate({} if data is None else data)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path} says something tfslim cannot use",
+            why="\n".join(_describe(dict(item), node) for item in error.errors()),
+            way_out="All keys with their defaults: tfslim.yaml in the repository, or "
+            "`tfslim config schema`.",
+        ) from error
+    return _anchored(config, path.parent)
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    """Resolve relative paths against the folder the file is in."""
+
+    def at(path: Path | None) -> Path | None:
+        return None if path is None else folder / path
+
+    source = config.model.source
+    if not source.startswith("demo:"):
+        source = str(folder / source)
+    return config.model_copy(
+        update={
+            "app": at(config.app),
+            "model": config.model.model_copy(update={"source": source}),
+            "cache": config.cache.model_copy(update={"dir": folder / config.cache.dir}),
+            "secrets": config.secrets.model_copy(
+                update={"ca": at(config.secrets.ca), "pip_conf": at(config.secrets.pip_conf)}
+            ),
+        }
+    )
+
+
+def _describe(item: dict[str, Any], node: yaml.Node | None) -> str:
+    """Say one validation error as: line, key, value, what is wrong, the nearest known name."""
+    loc: tuple[str | int, ...] = item["loc"]
+    name = ".".join(str(part) for part in loc if part != "[key]") or "the file"
+    line = _line_of(node, loc)
+    where = f"line {line}: " if line else ""
+    match item["type"]:
+        case "extra_forbidden":
+            hint = nearest(str(loc[-1]), _keys_at(loc[:-1]))
+            return f"{where}unknown key {name!r}{hint}"
+        case "literal_error":
+            given = item["input"]
+            known = [word.strip("' ") for word in re.split(r",| or ", item["ctx"]["expected"])]
+            hint = nearest(str(given), known)
+            return f"{where}{name}: {given!r} is not one of {', '.join(known)}{hint}"
+        case _:
+            message = item["msg"].removeprefix("Value error, ")
+            return f"{where}{name}: {message} (got {item['input']!r})"
+
+
+def _keys_at(loc: tuple[str | int, ...]) -> list[str]:
+    """Return the keys that the section at `loc` knows."""
+    section: type[BaseModel] = Config
+    for part in loc:
+        field = next((f for f in section.model_fields.values() if f.alias == part), None)
+        if field is None:  # a key of a mapping, such as budgets.inference
+            continue
+        kinds = [field.annotation, *get_args(field.annotation)]
+        section = next(
+            (k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), section
+        )
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _line_of(node: yaml.Node | None, loc: tuple[str | int, ...]) -> int | None:
+    """Return the line (from 1) of the key or item that `loc` leads to, as far as it leads."""
+    line = None
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+    return line

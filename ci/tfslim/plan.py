@@ -1,0 +1,138 @@
+"""Configuration and compatibility in, the list of independent builds out. Pure: nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from tfslim.compat import BaseRole, check, compat
+from tfslim.config import Config, VariantName, nearest
+from tfslim.errors import ConfigError
+
+__all__ = ["Build", "make_plan", "matrix"]
+
+
+class Build(BaseModel):
+    """One image to build: everything that decides what comes out, apart from the bases' digests.
+
+    Attributes:
+        variant: Name of the variant, and of its target in `docker-bake.hcl`.
+        tag: Full image reference.
+        tensorflow: TensorFlow release.
+        python: Python minor version (for approach-a, what its base may bring).
+        cuda: CUDA release of the bases; None where CUDA comes as wheels.
+        cuda_archs: GPU architectures the image is for.
+        bases: FROM names, in the order of the Dockerfile.
+        variables: Values for the variables of `docker-bake.hcl`.
+        disk_bytes: Rough disk needed to build and keep the image.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    variant: VariantName
+    tag: str
+    tensorflow: str
+    python: str
+    cuda: str | None
+    cuda_archs: tuple[str, ...]
+    bases: tuple[str, ...]
+    variables: dict[str, str]
+    disk_bytes: int
+
+
+def make_plan(config: Config, only: Sequence[str] = ()) -> list[Build]:
+    """Return the builds of a configuration.
+
+    Args:
+        config: The checked configuration.
+        only: Names of variants; all of the configuration's when empty.
+
+    Raises:
+        ConfigError: A name is unknown, a path is missing or a combination is impossible.
+    """
+    known = list(compat().variants)
+    for name in only:
+        if name not in known:
+            raise ConfigError(
+                f"unknown variant {name!r}{nearest(name, known)}",
+                why=f"the variants are: {', '.join(known)}",
+            )
+    _check_paths(config)
+    chosen = [name for name in known if name in (only or config.variants)]
+    return [_build(config, name) for name in chosen]
+
+
+def matrix(builds: Sequence[Build]) -> dict[str, list[dict[str, str]]]:
+    """Return the builds as a `strategy.matrix` of GitHub Actions."""
+    return {
+        "include": [
+            {
+                "variant": build.variant,
+                "image": build.tag,
+                "tensorflow": build.tensorflow,
+                "python": build.python,
+                "cuda": build.cuda or "wheels",
+                "cuda-archs": ",".join(build.cuda_archs),
+            }
+            for build in builds
+        ]
+    }
+
+
+def _build(config: Config, variant: VariantName) -> Build:
+    table = compat()
+    python = check(variant, config.tensorflow, config.python, config.cuda, config.base_source)
+    row = table.tensorflow[config.tensorflow]
+    roles = table.variants[variant].bases
+    names = {role: _base_name(config, role) for role in roles}
+    suffix = "cu" + config.cuda if "cuda-runtime" in roles else "py" + config.python
+    return Build(
+        variant=variant,
+        tag=f"{config.image.repository}/{variant}:{config.tensorflow}-{suffix}",
+        tensorflow=config.tensorflow,
+        python=python,
+        cuda=config.cuda if "cuda-runtime" in roles else None,
+        cuda_archs=config.cuda_archs,
+        bases=tuple(names[role] for role in roles),
+        variables={
+            "TENSORFLOW_VERSION": config.tensorflow,
+            **{role.replace("-", "_").upper(): names[role] for role in roles},
+            "CONSTRAINTS": " ".join(row.constraints),
+            "SYSTEM_CUDA_WHEELS": " ".join(row.wheels_on_system_cuda),
+            "TRAINING_EXTRAS": " ".join(
+                [*row.training_extras, *(["jupyterlab>=4,<5"] if config.image.jupyter else [])]
+            ),
+            "MODEL_NAME": model_name(config),
+        },
+        disk_bytes=round(table.variants[variant].disk_gb * 10**9),
+    )
+
+
+def _base_name(config: Config, role: BaseRole) -> str:
+    """Return the FROM name of a base; `check` has made sure that there is one."""
+    table = compat()
+    match role:
+        case "python":
+            return table.python_bases[config.python].name
+        case "cuda-runtime":
+            return table.cuda_bases[config.cuda].runtime
+        case "cuda-devel":
+            return table.cuda_bases[config.cuda].devel
+
+
+def model_name(config: Config) -> str:
+    """Return the name the model is served under."""
+    return config.model.name or Path(config.model.source.removeprefix("demo:")).stem
+
+
+def _check_paths(config: Config) -> None:
+    if config.app is not None and not config.app.is_dir():
+        raise ConfigError(
+            f"app folder {config.app} is not there",
+            way_out="Correct `app:`, or leave it out to use the service shipped with tfslim.",
+        )
+    for key, path in (("ca", config.secrets.ca), ("pip-conf", config.secrets.pip_conf)):
+        if path is not None and not path.is_file():
+            raise ConfigError(f"secrets.{key}: {path} is not a file")

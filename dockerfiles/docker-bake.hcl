@@ -1,0 +1,94 @@
+# All variants in one file. `tfslim build` drives it; by hand, from the repository's root:
+#
+#   docker buildx bake -f dockerfiles/docker-bake.hcl approach-b
+#   MODEL=path/to/saved_model TENSORFLOW_VERSION=2.21.0 docker buildx bake -f dockerfiles/docker-bake.hcl
+#   docker buildx bake -f dockerfiles/docker-bake.hcl --print
+#
+# Every variable can be set from the environment. The defaults are those of tfslim.yaml and
+# ci/tfslim/compat.yaml (a test keeps them equal).
+
+variable "REPOSITORY" { default = "tfslim" }
+variable "TAG" { default = "latest" }
+variable "TENSORFLOW_VERSION" { default = "2.21.0" }
+variable "PYTHON" { default = "python:3.13-slim-trixie" }
+variable "CUDA_RUNTIME" { default = "nvidia/cuda:12.4.1-runtime-ubuntu22.04" }
+variable "CUDA_DEVEL" { default = "nvidia/cuda:12.4.1-devel-ubuntu22.04" }
+variable "CONSTRAINTS" { default = "" }
+variable "SYSTEM_CUDA_WHEELS" { default = "nvidia-cudnn-cu12>=9.3.0.75,<10 nvidia-cuda-nvcc-cu12==12.5.82" }
+variable "TRAINING_EXTRAS" { default = "tensorboard>=2.19,<3" }
+variable "CUDA_ARCHS" { default = "90" }
+variable "APP" { default = "dockerfiles/app" }
+variable "MODEL" { default = "dockerfiles/model" }
+variable "MODEL_NAME" { default = "model" }
+
+group "default" {
+  targets = ["stock", "approach-a", "approach-b", "training", "inference"]
+}
+
+target "_common" {
+  contexts = {
+    app   = APP
+    model = MODEL
+    build = "dockerfiles/build"
+  }
+  args = {
+    TENSORFLOW_VERSION = TENSORFLOW_VERSION
+    CONSTRAINTS        = CONSTRAINTS
+    MODEL_NAME         = MODEL_NAME
+  }
+  platforms = ["linux/amd64"]
+  labels = {
+    "org.opencontainers.image.source"   = "https://github.com/org/tfslim-action"
+    "org.opencontainers.image.licenses" = "Apache-2.0"
+    "io.tfslim.tensorflow"              = TENSORFLOW_VERSION
+  }
+}
+
+target "stock" {
+  inherits = ["_common"]
+  context  = "dockerfiles/stock"
+  args     = { PYTHON = PYTHON }
+  tags     = ["${REPOSITORY}/stock:${TAG}"]
+  labels   = { "io.tfslim.variant" = "stock" }
+}
+
+target "approach-a" {
+  inherits = ["_common"]
+  context  = "dockerfiles/approach-a"
+  args = {
+    CUDA_RUNTIME       = CUDA_RUNTIME
+    CUDA_DEVEL         = CUDA_DEVEL
+    SYSTEM_CUDA_WHEELS = SYSTEM_CUDA_WHEELS
+  }
+  tags   = ["${REPOSITORY}/approach-a:${TAG}"]
+  labels = { "io.tfslim.variant" = "approach-a" }
+}
+
+target "approach-b" {
+  inherits = ["_common"]
+  context  = "dockerfiles/approach-b"
+  args     = { PYTHON = PYTHON }
+  tags     = ["${REPOSITORY}/approach-b:${TAG}"]
+  labels   = { "io.tfslim.variant" = "approach-b" }
+}
+
+target "training" {
+  inherits = ["_common"]
+  context  = "dockerfiles/training"
+  args = {
+    PYTHON          = PYTHON
+    CUDA_DEVEL      = CUDA_DEVEL
+    TRAINING_EXTRAS = TRAINING_EXTRAS
+    CUDA_ARCHS      = CUDA_ARCHS
+  }
+  tags   = ["${REPOSITORY}/training:${TAG}"]
+  labels = { "io.tfslim.variant" = "training" }
+}
+
+target "inference" {
+  inherits = ["_common"]
+  context  = "dockerfiles/inference"
+  args     = { PYTHON = PYTHON }
+  tags     = ["${REPOSITORY}/inference:${TAG}"]
+  labels   = { "io.tfslim.variant" = "inference" }
+}
