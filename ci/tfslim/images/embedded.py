@@ -24,7 +24,7 @@ from tfslim.errors import EngineError
 from tfslim.images import apt
 from tfslim.ui import Ui
 
-__all__ = ["Endpoint", "Home", "Status", "down", "purge", "status", "up"]
+__all__ = ["Endpoint", "Home", "Status", "down", "purge", "running", "status", "up"]
 
 _DEFAULT_HOME = Path("/var/lib/tfslim/engine")
 _START_SECONDS = 90.0
@@ -53,17 +53,15 @@ class Endpoint:
 
     Attributes:
         host: Address as DOCKER_HOST takes it.
-        docker: The docker command.
-        buildx: The buildx program, which also runs without the docker command.
+        docker: The docker command; None where there is none.
+        buildx: The buildx program, which also runs without the docker command; None likewise.
         env: Variables to add to the environment of both.
-        data_root: Folder with the engine's data, where it is on this machine and known.
     """
 
     host: str
-    docker: Path
-    buildx: Path
+    docker: Path | None
+    buildx: Path | None
     env: dict[str, str]
-    data_root: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -125,22 +123,30 @@ class Home:
         return self.root / "packages.json"
 
     @property
+    def docker(self) -> Path:
+        """The unpacked docker command."""
+        return self.root / "usr/bin/docker"
+
+    @property
+    def buildx(self) -> Path:
+        """The buildx plugin, in a folder that serves as DOCKER_CONFIG."""
+        return self.path / "cli/cli-plugins/docker-buildx"
+
+    @property
     def bridge(self) -> str:
         """Name of this home's own bridge; an interface's name has at most 15 characters."""
         return f"tfslim-{zlib.crc32(str(self.path).encode()):08x}"
 
     def endpoint(self) -> Endpoint:
         """Return how to reach this home's engine."""
-        plugins = self.path / "cli" / "cli-plugins"
         return Endpoint(
             host=f"unix://{self.socket}",
-            docker=self.root / "usr/bin/docker",
-            buildx=plugins / "docker-buildx",
+            docker=self.docker,
+            buildx=self.buildx,
             env={
                 "DOCKER_HOST": f"unix://{self.socket}",
                 "BUILDX_CONFIG": str(self.path / "buildx"),
             },
-            data_root=self.data,
         )
 
 
@@ -190,6 +196,11 @@ def down(ui: Ui, home: Home | None = None) -> bool:
     if _bridge_address(home.bridge) is not None:
         proc.run(["ip", "link", "delete", home.bridge, "type", "bridge"])
     return was_running
+
+
+def running(home: Home | None = None) -> bool:
+    """True while the embedded engine's dockerd runs."""
+    return _pid(home or Home.default()) is not None
 
 
 def status(home: Home | None = None) -> Status:
@@ -254,7 +265,7 @@ def _system_packages() -> list[str]:
 
 def _link_plugin(home: Home) -> None:
     """Make a DOCKER_CONFIG folder in which `docker buildx` finds the unpacked plugin."""
-    link = home.endpoint().buildx
+    link = home.buildx
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     found = [
@@ -337,9 +348,8 @@ def _answers(home: Home) -> bool:
     """True when the engine serves its API."""
     if not home.socket.exists():
         return False
-    endpoint = home.endpoint()
-    argv = [str(endpoint.docker), "version", "--format", "{{.Server.Version}}"]
-    return proc.run(argv, env=endpoint.env, timeout=10).ok
+    argv = [str(home.docker), "version", "--format", "{{.Server.Version}}"]
+    return proc.run(argv, env=home.endpoint().env, timeout=10).ok
 
 
 def _gave_up(home: Home) -> bool:
