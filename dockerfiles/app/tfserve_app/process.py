@@ -1,0 +1,70 @@
+"""This process: its signals, its exit codes, its log lines, its age."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from types import FrameType
+from typing import NoReturn
+
+__all__ = [
+    "EXIT_MODEL",
+    "EXIT_SETTINGS",
+    "EXIT_SOCKET",
+    "fail",
+    "handle_signals",
+    "leave",
+    "log_event",
+    "process_age",
+]
+
+EXIT_SETTINGS = 2
+EXIT_MODEL = 3
+EXIT_SOCKET = 4
+
+
+def leave(signum: int = 0, frame: FrameType | None = None) -> NoReturn:
+    """End the process at once, status 0; usable as a signal handler.
+
+    The interpreter's teardown would take most of a second with TensorFlow loaded, and there is
+    nothing left to save.
+    """
+    del signum, frame
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def handle_signals() -> None:
+    """Make SIGTERM and SIGINT end the process, also as process 1 of a container.
+
+    The kernel ignores signals without a handler there. Uvicorn puts its own handlers in front
+    while it serves, finishes what is in flight, and then calls these.
+    """
+    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGINT, leave)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """Say in one line why the service cannot start, and end the process."""
+    print(f"tfserve: {' '.join(message.split())}", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(status)
+
+
+def log_event(event: str, **fields: object) -> None:
+    """Write one line of JSON to standard output."""
+    print(json.dumps({"event": event, **fields}), flush=True)  # noqa: T201
+
+
+def process_age() -> float:
+    """Return the seconds since this process was started, interpreter start included (±10 ms).
+
+    Field 22 of /proc/self/stat is the start in clock ticks since boot (man 5 proc).
+    """
+    with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123
+        fields = stat.read().rpartition(")")[2].split()
+    started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

@@ -1,0 +1,181 @@
+"""The backend that serves a SavedModel with TensorFlow's Python package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfserve_app.backend import Array, BackendInfo, Signature, TensorSpec
+from tfserve_app.errors import BackendBusyError, InputRejectedError, ModelLoadError
+
+__all__ = ["TensorFlowBackend"]
+
+_MESSAGE_LENGTH = 400
+
+
+class TensorFlowBackend:
+    """A SavedModel loaded by `tf.saved_model.load`.
+
+    Args:
+        path: The SavedModel folder; it may be read-only.
+        log: Takes one line for the log.
+
+    Raises:
+        ModelLoadError: It cannot be loaded, or has no serving signature.
+    """
+
+    def __init__(self, path: Path, log: Callable[[str], None]) -> None:
+        start = time.monotonic()
+        self._tf = _import_tensorflow()
+        imported = time.monotonic()
+        self._gpus = _gpu_names(self._tf)
+        self._model = self._load(path, log)
+        self._functions: dict[str, Any] = dict(self._model.signatures)
+        if not self._functions:
+            raise ModelLoadError(
+                f"{path}: has no serving signatures; export it with model.export(), or with "
+                "tf.saved_model.save(model, path, signatures=…)"
+            )
+        self._signatures = {
+            name: _signature(function) for name, function in self._functions.items()
+        }
+        self._timings = {"import_s": imported - start, "load_s": time.monotonic() - imported}
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """The model's serving signatures."""
+        return self._signatures
+
+    @property
+    def info(self) -> BackendInfo:
+        """TensorFlow's version and GPUs."""
+        return BackendInfo("tensorflow", self._tf.__version__, self._gpus)
+
+    @property
+    def timings(self) -> Mapping[str, float]:
+        """Seconds for `import tensorflow` and for loading the model."""
+        return self._timings
+
+    def predict(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one signature; see `Backend.predict`."""
+        tf = self._tf
+        specs = self._signatures[signature].inputs
+        try:
+            tensors = {
+                name: tf.convert_to_tensor(_to_tensorflow(tf, array, specs[name]))
+                for name, array in inputs.items()
+            }
+            outputs = self._functions[signature](**tensors)
+            return {name: _to_numpy(tensor) for name, tensor in outputs.items()}
+        except tf.errors.ResourceExhaustedError as error:
+            raise BackendBusyError(_first_line(error)) from error
+        except (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError) as error:
+            raise InputRejectedError(_first_line(error)) from error
+
+    def _load(self, path: Path, log: Callable[[str], None]) -> Any:
+        try:
+            try:
+                return self._tf.saved_model.load(str(path))
+            except AttributeError as error:
+                if "add_slot" not in str(error):
+                    raise
+                log(f"{path}: saved with its optimizer by an older Keras; loading without it")
+                return self._load_without_optimizer(path)
+        except Exception as error:
+            raise ModelLoadError(
+                f"{path}: TensorFlow {self._tf.__version__} cannot load this SavedModel: "
+                f"{type(error).__name__}: {_first_line(error)}; is the copy complete "
+                "(saved_model.pb, variables/, assets/)? Was it exported by a newer TensorFlow?"
+            ) from error
+
+    def _load_without_optimizer(self, path: Path) -> Any:
+        shadow = Path(tempfile.mkdtemp(prefix="savedmodel-"))
+        try:
+            _link_without_slot_variables(path, shadow)
+            # Without this option it warns of each optimizer value it leaves out.
+            options = self._tf.saved_model.LoadOptions(allow_partial_checkpoint=True)
+            return self._tf.saved_model.load(str(shadow), options=options)
+        finally:
+            if not (path / "assets").is_dir():  # a graph may read its assets later
+                shutil.rmtree(shadow)
+
+
+def _import_tensorflow() -> Any:
+    """Import TensorFlow with settings that suit a server; the user's own win."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # keep warnings, drop chatter
+    # Take GPU memory as it is needed instead of all of it, so that models can share a GPU.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    try:
+        import tensorflow  # type: ignore[import-untyped]  # noqa: PLC0415 (seconds; the HTTP server answers before)
+    except ImportError as error:
+        raise ModelLoadError(f"TensorFlow cannot be imported: {error}") from error
+    return tensorflow
+
+
+def _gpu_names(tf: Any) -> tuple[str, ...]:
+    return tuple(
+        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+        for gpu in tf.config.list_physical_devices("GPU")
+    )
+
+
+def _signature(function: Any) -> Signature:
+    """Read a loaded signature's inputs and outputs."""
+    _, inputs = function.structured_input_signature
+    outputs = function.structured_outputs
+    return Signature(
+        {name: _spec(spec) for name, spec in inputs.items()},
+        {name: _spec(spec) for name, spec in outputs.items()},
+    )
+
+
+def _spec(spec: Any) -> TensorSpec:
+    if spec.shape.rank is None:
+        return TensorSpec(spec.dtype.name, None)
+    sizes = (-1 if size is None else size for size in spec.shape.as_list())
+    return TensorSpec(spec.dtype.name, tuple(sizes))
+
+
+def _to_tensorflow(tf: Any, array: Array, spec: TensorSpec) -> Any:
+    return tf.cast(array, spec.dtype) if spec.dtype == "bfloat16" else array
+
+
+def _to_numpy(tensor: Any) -> Array:
+    array: Array = tensor.numpy()
+    if tensor.dtype.name == "string" and not isinstance(array, np.ndarray):
+        return np.array(array, dtype=object)  # a scalar string comes as plain bytes
+    if tensor.dtype.name == "bfloat16":
+        return np.asarray(array, dtype=np.float32)
+    return np.asarray(array)
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error that may print a whole graph."""
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0][:_MESSAGE_LENGTH]
+
+
+def _link_without_slot_variables(path: Path, shadow: Path) -> None:
+    """Fill `shadow` with links to a SavedModel's files, and its graph without slot variables.
+
+    They are the optimizer's; Keras 3 can no longer restore them (`_UserObject` has no
+    `add_slot`), and predicting needs none.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    graph = saved_model_pb2.SavedModel()
+    graph.ParseFromString((path / "saved_model.pb").read_bytes())
+    for meta_graph in graph.meta_graphs:
+        for node in meta_graph.object_graph_def.nodes:
+            node.ClearField("slot_variables")
+    for entry in path.iterdir():
+        if entry.name != "saved_model.pb":
+            (shadow / entry.name).symlink_to(entry.resolve())
+    (shadow / "saved_model.pb").write_bytes(graph.SerializeToString())
