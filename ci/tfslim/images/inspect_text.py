@@ -1,0 +1,133 @@
+"""Show an inspection in a terminal: tables a person reads from the top."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tfslim.images.inspection import GpuUse, Inspection, Waste
+from tfslim.ui import human_bytes
+
+__all__ = ["render_text"]
+
+_COMMAND_CHARACTERS = 60
+
+
+def render_text(inspection: Inspection, *, top: int = 15) -> RenderableType:
+    """Return tables for a console; `top` rows at most in the long ones."""
+    parts: list[RenderableType] = [_summary(inspection)]
+    if inspection.layers:
+        parts.append(_layers(inspection))
+    parts += [_packages(inspection, top), _kinds(inspection), _files(inspection, top)]
+    if inspection.gpu:
+        parts += _gpu(inspection.gpu, top)
+    if inspection.waste.wasted_bytes:
+        parts.append(_waste(inspection.waste, top))
+    return Group(*parts)
+
+
+def _summary(inspection: Inspection) -> Text:
+    pull = "not known" if inspection.pull_bytes is None else human_bytes(inspection.pull_bytes)
+    if inspection.pull_bytes_source == "estimated":
+        pull = f"about {pull}"
+    lines = [inspection.source]
+    if inspection.image:
+        lines.append(f"image       {inspection.image.name}  {inspection.image.platform}")
+    lines += [
+        f"pull        {pull}  ({inspection.pull_bytes_note})",
+        f"on disk     {human_bytes(inspection.disk_bytes)} in {inspection.files} files",
+        f"wasted      {human_bytes(inspection.waste.wasted_bytes)} overwritten or deleted by later "
+        f"layers; efficiency {inspection.waste.efficiency:.1%}",
+        f"duplicates  {human_bytes(inspection.duplicates.extra_bytes)} in "
+        f"{inspection.duplicates.groups} groups of equal files",
+    ]
+    return Text("\n".join(lines))
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) -> Table:
+    """Return a table whose columns named with `>` are right-aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        number = column.startswith(">")
+        table.add_column(
+            column.removeprefix(">"),
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="fold",
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _layers(inspection: Inspection) -> Table:
+    rows = (
+        (
+            str(number),
+            layer.digest.removeprefix("sha256:")[:12],
+            "?" if layer.pull_bytes is None else human_bytes(layer.pull_bytes),
+            human_bytes(layer.unpacked_bytes),
+            str(layer.files),
+            human_bytes(layer.wasted_bytes),
+            _short(layer.created_by),
+        )
+        for number, layer in enumerate(inspection.layers)
+    )
+    columns = ("layer", "digest", ">pull", ">unpacked", ">files", ">wasted", "made by")
+    return _table("\nLayers, base first", columns, rows)
+
+
+def _short(command: str) -> str:
+    text = " ".join(command.removeprefix("/bin/sh -c ").split())
+    return text if len(text) <= _COMMAND_CHARACTERS else f"{text[: _COMMAND_CHARACTERS - 1]}…"
+
+
+def _packages(inspection: Inspection, top: int) -> Table:
+    rows = [
+        (package.name, package.version, package.kind, human_bytes(package.disk_bytes))
+        for package in inspection.packages[:top]
+    ]
+    rest = inspection.packages[top:]
+    if rest:
+        total = human_bytes(sum(package.disk_bytes for package in rest))
+        rows.append((f"{len(rest)} more", "", "", total))
+    return _table("\nPackages", ("name", "version", "kind", ">on disk"), rows)
+
+
+def _kinds(inspection: Inspection) -> Table:
+    rows = ((use.kind, str(use.files), human_bytes(use.disk_bytes)) for use in inspection.kinds)
+    return _table("\nKinds of file", ("kind", ">files", ">on disk"), rows)
+
+
+def _files(inspection: Inspection, top: int) -> Table:
+    rows = (
+        (use.path, use.owner, human_bytes(use.disk_bytes)) for use in inspection.largest_files[:top]
+    )
+    return _table("\nLargest files", ("path", "of", ">size"), rows)
+
+
+def _gpu(gpu: GpuUse, top: int) -> list[RenderableType]:
+    archs = sorted(gpu.by_arch_bytes.items(), key=lambda item: -item[1])
+    title = f"\nGPU code by architecture, {human_bytes(gpu.total_bytes)} as stored"
+    libraries = list(gpu.by_library.items())[:top]
+    return [
+        _table(title, ("architecture", ">bytes"), ((k, human_bytes(v)) for k, v in archs)),
+        _table(
+            "\nGPU code by library",
+            ("path", ">bytes", ">unexplained"),
+            (
+                (path, human_bytes(use.total_bytes), human_bytes(use.unexplained_bytes))
+                for path, use in libraries
+            ),
+        ),
+    ]
+
+
+def _waste(waste: Waste, top: int) -> Table:
+    rows = (
+        (use.path, f"layer {use.layer}", human_bytes(use.disk_bytes)) for use in waste.largest[:top]
+    )
+    return _table("\nWasted: pulled, never seen", ("path", "in", ">size"), rows)
