@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,12 +22,14 @@ __all__ = [
     "DEBIAN_KEYRING",
     "Release",
     "Source",
-    "debian_mirror",
+    "debian_mirrors",
     "install",
     "machine_release",
     "missing",
+    "proxies",
     "require_root",
     "unpack",
+    "unreachable",
 ]
 
 DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -83,24 +86,31 @@ def require_root(purpose: str) -> None:
         )
 
 
-def debian_mirror() -> str:
-    """Return the Debian mirror this machine is set up with, or Debian's own.
+def debian_mirrors() -> tuple[str, str]:
+    """Return the mirrors of Debian's main and security archives that this machine is set up with.
 
-    Security and third-party archives are left out: a mirror is one that carries the machine's
-    own release.
+    Third-party archives are left out: a mirror is one that carries the machine's own release.
+    Machines of another distribution use Debian's own.
     """
-    listing = proc.run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(RELEASE)", "Identifier: Packages"]
+    main, security = _DEBIAN, f"{_DEBIAN}-security"
+    release = machine_release()
+    if release.id != "debian":
+        return main, security
+    found = proc.run(
+        ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Identifier: Packages"]
     )
-    try:
-        release = machine_release()
-    except EngineError:
-        return _DEBIAN
-    for line in listing.stdout.splitlines():
-        uri, _, suite = line.partition("|")
-        if release.id == "debian" and suite == release.codename:
-            return uri.rstrip("/")
-    return _DEBIAN
+    mirrors = dict(line.split(" ", 1) for line in found.stdout.splitlines() if " " in line)
+    main = mirrors.get(release.codename, main)
+    security = mirrors.get(f"{release.codename}-security", security)
+    return main.rstrip("/"), security.rstrip("/")
+
+
+def proxies() -> dict[str, str]:
+    """Return the proxies of apt's settings as environment variables, for tools that read those."""
+    settings = ["http_proxy", "Acquire::http::Proxy", "https_proxy", "Acquire::https::Proxy"]
+    shell = proc.run(["apt-config", "shell", *settings]).stdout
+    pairs = (part.partition("=") for part in shlex.split(shell))
+    return {name: value for name, _, value in pairs if name not in os.environ}
 
 
 def missing(packages: Sequence[str]) -> list[str]:
@@ -185,14 +195,19 @@ def _private_apt(source: Source, state: Path) -> list[str]:
         entry = state / f"{name}.list"
         components = " ".join(source.components)
         signed = f"[signed-by={DEBIAN_KEYRING}]"
-        entry.write_text(f"deb {signed} {debian_mirror()} {source.suite} {components}\n")
+        entry.write_text(f"deb {signed} {debian_mirrors()[0]} {source.suite} {components}\n")
         settings |= {"Dir::Etc::sourcelist": str(entry), "Dir::Etc::sourceparts": "/dev/null"}
     return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
 
+def unreachable(said: str) -> bool:
+    """True where apt's words mean that a mirror could not be reached."""
+    signs = ("Could not resolve", "Could not connect", "Temporary failure", "Failed to fetch")
+    return any(sign in said for sign in signs)
+
+
 def _apt_failed(what: str, done: proc.Completed) -> EngineError | NetworkError:
-    unreachable = ("Could not resolve", "Could not connect", "Temporary failure", "Failed to fetch")
-    if any(sign in done.stdout for sign in unreachable):
+    if unreachable(done.stdout):
         return NetworkError(
             what,
             why=done.tail,

@@ -1,0 +1,175 @@
+"""Base images built from Debian packages: a recipe in, a compressed root file system out.
+
+mmdebstrap does the work; bases.yaml says what goes in. Nothing here knows Docker.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shlex
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tfslim import proc
+from tfslim.errors import BuildFailedError, DiskError, NetworkError
+from tfslim.images import apt
+from tfslim.ui import Ui
+
+__all__ = ["Recipe", "RootFs", "build", "recipes"]
+
+_TOOLS = ("mmdebstrap", "zstd", "debian-archive-keyring")
+# Part of every recipe's key: raise it when the code below makes other files of the same recipe.
+_BUILDER_VERSION = 1
+# What packages leave behind that nothing reads again, and what mmdebstrap copies from this machine.
+_LEFTOVERS = (
+    "etc/apt/apt.conf.d/99mmdebstrap",
+    "etc/hostname",
+    "etc/resolv.conf",
+    "var/cache/debconf/*-old",
+    "var/cache/ldconfig/aux-cache",
+    "var/lib/dpkg/*-old",
+    "var/log/*.log",
+    "var/log/apt/*",
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A base image as bases.yaml describes it; see there for the fields."""
+
+    name: str
+    suite: str
+    components: tuple[str, ...]
+    packages: tuple[str, ...]
+    excludes: tuple[str, ...]
+    includes: tuple[str, ...]
+    links: dict[str, str]
+    env: dict[str, str]
+    cmd: tuple[str, ...]
+    differs: str
+
+    @property
+    def key(self) -> str:
+        """Content key: the same key means the same recipe built by the same code."""
+        text = json.dumps([_BUILDER_VERSION, vars(self)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class RootFs:
+    """A built root file system.
+
+    Attributes:
+        archive: tar, compressed with zstd.
+        packages: Every installed package as "name=version", sorted.
+    """
+
+    archive: Path
+    packages: tuple[str, ...]
+
+
+@functools.cache
+def recipes() -> dict[str, Recipe]:
+    """Return all recipes by the name in FROM."""
+    text = resources.files("tfslim.images").joinpath("bases.yaml").read_text()
+    data = yaml.safe_load(text)
+    includes = tuple(data["defaults"]["includes"])
+    return {name: _recipe(name, row, includes) for name, row in data["bases"].items()}
+
+
+def _recipe(name: str, row: dict[str, Any], includes: tuple[str, ...]) -> Recipe:
+    lists = {key: tuple(row[key]) for key in ("components", "packages", "excludes", "cmd")}
+    return Recipe(
+        name=name,
+        suite=row["suite"],
+        includes=includes,
+        links=dict(row["links"]),
+        env=dict(row["env"]),
+        differs=row["differs"],
+        **lists,
+    )
+
+
+def build(recipe: Recipe, work: Path, ui: Ui) -> RootFs:
+    """Build a recipe's root file system below `work`.
+
+    Raises:
+        EngineError: Not root, or the tools cannot be installed.
+        NetworkError: The mirror cannot be reached.
+        DiskError: No space left below `work`.
+        BuildFailedError: Anything else that mmdebstrap says.
+    """
+    apt.require_root(f"Building {recipe.name} from Debian packages")
+    apt.install(_TOOLS, "base images from Debian packages", ui)
+    archive, listing = work / "root.tar.zst", work / "packages"
+    with ui.step(f"Build {recipe.name} from Debian {recipe.suite} packages") as step:
+        argv = _command(recipe, archive, listing)
+        done = proc.stream(argv, step.update, env={**apt.proxies(), "TMPDIR": str(work)})
+    if not done.ok:
+        raise _failed(recipe, done)
+    return RootFs(archive, tuple(sorted(listing.read_text().split())))
+
+
+def _command(recipe: Recipe, archive: Path, listing: Path) -> list[str]:
+    filters = [f"path-exclude={pattern}" for pattern in recipe.excludes]
+    filters += [f"path-include={pattern}" for pattern in recipe.includes]
+    return [
+        "mmdebstrap",
+        "--mode=root",
+        "--variant=minbase",
+        f"--include={','.join(recipe.packages)}",
+        *(f"--dpkgopt={line}" for line in filters),
+        *(f"--customize-hook={hook}" for hook in _hooks(recipe, listing)),
+        recipe.suite,
+        str(archive),
+        *_sources(recipe),
+    ]
+
+
+def _hooks(recipe: Recipe, listing: Path) -> list[str]:
+    """Return the shell commands that run in the finished tree ("$1") before it is packed."""
+    query = r"dpkg-query -W -f '${binary:Package}=${Version}\n'"
+    links = [
+        f'ln -s {shlex.quote(target)} "$1"{shlex.quote(path)}'
+        for path, target in recipe.links.items()
+    ]
+    leftovers = " ".join(f'"$1"/{pattern}' for pattern in _LEFTOVERS)
+    return [f'chroot "$1" {query} > {shlex.quote(str(listing))}', *links, f"rm -f {leftovers}"]
+
+
+def _sources(recipe: Recipe) -> list[str]:
+    """Return the lines of sources.list, which stay in the image for apt in later builds."""
+    main, security = apt.debian_mirrors()
+    areas = " ".join(recipe.components)
+    signed = f"[signed-by={apt.DEBIAN_KEYRING}]"
+    return [
+        f"deb {signed} {main} {recipe.suite} {areas}",
+        f"deb {signed} {main} {recipe.suite}-updates {areas}",
+        f"deb {signed} {security} {recipe.suite}-security {areas}",
+    ]
+
+
+def _failed(recipe: Recipe, done: proc.Completed) -> BuildFailedError | DiskError | NetworkError:
+    what = f"{recipe.name} cannot be built from Debian packages"
+    if "No space left on device" in done.stdout:
+        return DiskError(
+            what,
+            why=done.tail,
+            way_out="Free some space (docker system prune), or set TMPDIR to a larger disk.",
+        )
+    if apt.unreachable(done.stdout):
+        return NetworkError(
+            what,
+            why=done.tail,
+            way_out=f"Check that {apt.debian_mirrors()[0]} can be reached and carries "
+            f"{recipe.suite}; set a mirror or proxy in /etc/apt.",
+        )
+    return BuildFailedError(
+        what, why=done.tail, way_out="`base-source: registry` needs none of it."
+    )
