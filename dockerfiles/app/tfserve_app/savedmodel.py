@@ -34,15 +34,20 @@ def locate(path: Path) -> Location:
     Raises:
         ModelLoadError: There is none; the message says what is there instead.
     """
+    try:
+        return _locate(path)
+    except PermissionError as error:
+        raise ModelLoadError(
+            f"{error.filename}: cannot be read by user {os.getuid()}; allow it "
+            "(chmod -R a+rX), or run the container with --user"
+        ) from error
+
+
+def _locate(path: Path) -> Location:
     if not path.exists():
         raise ModelLoadError(
             f"{path}: does not exist; mount a SavedModel folder there "
             "(docker run -v /my/model:/model:ro …) or set TFSLIM_MODEL_PATH"
-        )
-    if not os.access(path, os.R_OK):
-        raise ModelLoadError(
-            f"{path}: cannot be read by user {os.getuid()}; allow it (chmod -R a+rX), or run the "
-            "container with --user"
         )
     if path.is_file():
         kind = _OTHER_FORMATS.get(path.suffix, "a file")

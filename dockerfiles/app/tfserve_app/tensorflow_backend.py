@@ -73,7 +73,7 @@ class TensorFlowBackend:
                 for name, array in inputs.items()
             }
             outputs = self._functions[signature](**tensors)
-            return {name: _to_numpy(tensor) for name, tensor in outputs.items()}
+            return {name: _to_numpy(outputs[name]) for name in sorted(outputs)}
         except tf.errors.ResourceExhaustedError as error:
             raise BackendBusyError(_first_line(error)) from error
         except (tf.errors.InvalidArgumentError, tf.errors.FailedPreconditionError) as error:
@@ -131,8 +131,9 @@ def _signature(function: Any) -> Signature:
     _, inputs = function.structured_input_signature
     outputs = function.structured_outputs
     return Signature(
-        {name: _spec(spec) for name, spec in inputs.items()},
-        {name: _spec(spec) for name, spec in outputs.items()},
+        # Sorted: the loader's own order changes from one process to the next.
+        {name: _spec(inputs[name]) for name in sorted(inputs)},
+        {name: _spec(outputs[name]) for name in sorted(outputs)},
     )
 
 
