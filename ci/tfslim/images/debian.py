@@ -57,7 +57,8 @@ class Recipe:
     @property
     def key(self) -> str:
         """Content key: the same key means the same recipe built by the same code."""
-        text = json.dumps([_BUILDER_VERSION, vars(self)], sort_keys=True)
+        content = {key: value for key, value in vars(self).items() if key != "differs"}
+        text = json.dumps([_BUILDER_VERSION, content], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -79,20 +80,21 @@ def recipes() -> dict[str, Recipe]:
     """Return all recipes by the name in FROM."""
     text = resources.files("tfslim.images").joinpath("bases.yaml").read_text()
     data = yaml.safe_load(text)
-    includes = tuple(data["defaults"]["includes"])
-    return {name: _recipe(name, row, includes) for name, row in data["bases"].items()}
+    return {name: _recipe(name, row, data["defaults"]) for name, row in data["bases"].items()}
 
 
-def _recipe(name: str, row: dict[str, Any], includes: tuple[str, ...]) -> Recipe:
-    lists = {key: tuple(row[key]) for key in ("components", "packages", "excludes", "cmd")}
+def _recipe(name: str, row: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
     return Recipe(
         name=name,
         suite=row["suite"],
-        includes=includes,
+        components=tuple(row["components"]),
+        packages=tuple(row["packages"]),
+        excludes=(*defaults["excludes"], *row.get("excludes", ())),
+        includes=tuple(defaults["includes"]),
         links=dict(row["links"]),
         env=dict(row["env"]),
+        cmd=tuple(row["cmd"]),
         differs=row["differs"],
-        **lists,
     )
 
 
@@ -120,6 +122,9 @@ def _command(recipe: Recipe, archive: Path, listing: Path) -> list[str]:
     filters = [f"path-exclude={pattern}" for pattern in recipe.excludes]
     filters += [f"path-include={pattern}" for pattern in recipe.includes]
     return [
+        # In a mount namespace of its own, what is mounted into the tree ends with the processes:
+        # removing a killed build's folder can then never reach into this machine's /dev or /sys.
+        *("unshare", "--mount", "--propagation", "private"),
         "mmdebstrap",
         "--mode=root",
         "--variant=minbase",
