@@ -316,7 +316,7 @@ def _daemon_settings(home: Home) -> dict[str, object]:
         "ip6tables": False,
         "ip-masq": False,
         "ip-forward": False,
-        "features": {"containerd-snapshotter": True},
+        "features": {"containerd-snapshotter": True, "cdi": True},
     }
 
 

@@ -124,13 +124,17 @@ class Engine:
             return None
         return shutil.disk_usage(self.data_root).free
 
+    def info(self) -> dict[str, Any]:
+        """Return the engine's description of itself (`docker info`)."""
+        return _info(self.endpoint)
+
     def version_info(self) -> dict[str, str]:
         """Return the versions that a report names."""
-        with_client = self.client()
+        client = self.client()
         try:
-            components = with_client.version().get("Components", [])
+            components = client.version().get("Components", [])
         finally:
-            with_client.close()
+            client.close()
         versions = {part["Name"].lower(): part["Version"] for part in components}
         return {**versions, "engine": self.server_version, "buildx": self.buildx_version}
 
