@@ -77,9 +77,10 @@ def merge(layers: Sequence[Layer]) -> Merged:
     """Apply the layers in order, as an engine does (OCI image-spec, "Applying changesets").
 
     dive's figures are computed as dive does (wagoodman/dive, filetree/efficiency.go), so that
-    they can be compared: for each path, the sizes it has in the layers that touch it, a deleted
-    folder counting with what it held; score = Σ smallest / Σ all; wasted = Σ of all sizes of the
-    paths that occur at least twice. It counts the surviving copy too, hence more than `wasted`.
+    they can be compared: for each path that is a leaf of a layer's tree, the sizes it has in the
+    layers that touch it, a deleted folder counting with what it held; score = Σ smallest / Σ all;
+    wasted = Σ of all sizes of the paths that occur at least twice. It counts the surviving copy
+    too, but not a folder deleted as a whole.
     """
     state = _State()
     for number, layer in enumerate(layers):
@@ -126,7 +127,7 @@ class _State:
         sizes: dict[str, int] = {}
         self._folders.clear()
         for index, member in enumerate(layer.members):
-            if member.kind in ("whiteout", "opaque") or not member.path:
+            if _deletes(member) or not member.path:
                 continue
             path = self._real(member.path)
             sizes[path] = member.size_bytes
@@ -136,8 +137,11 @@ class _State:
             if member.kind == "symlink" or (old and old.member.kind == "symlink"):
                 self._folders.clear()
             self.files[path] = Placed(number, index, member, self._inode(number, member))
+        inner = {path.rpartition("/")[0] for path in sizes}
+        inner |= {member.path.rpartition("/")[0] for member in layer.members if _deletes(member)}
         for path, size in sizes.items():
-            self.dive[path].append(size)
+            if path not in inner:
+                self.dive[path].append(size)
 
     def _inode(self, number: int, member: Member) -> Inode | None:
         if member.kind == "hardlink":
@@ -188,6 +192,10 @@ class _State:
             here = posixpath.join("/", posixpath.dirname(current), placed.member.target)
             current = posixpath.normpath(here).lstrip("/")
         return folder
+
+
+def _deletes(member: Member) -> bool:
+    return member.kind in ("whiteout", "opaque")
 
 
 def _below(path: str, above: set[str]) -> bool:

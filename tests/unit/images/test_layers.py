@@ -45,9 +45,9 @@ def test_whiteout_deletes_a_file_and_a_folder_below_only() -> None:
     result = merged(base, [make.Entry(".wh.file"), make.Entry(".wh.d"), make.Entry("d/new", b"5")])
     assert sizes(result) == {"dd": 1, "d/new": 1}
     assert wasted(result) == 23
-    # dive: "file" 5 and 0; "d" 0 and (7 + 11); the rest once
-    assert result.efficiency == pytest.approx((0 + 0 + 7 + 11 + 1 + 1) / (5 + 18 + 7 + 11 + 1 + 1))
-    assert result.dive_wasted_bytes == 5 + 18
+    # dive: "file" 5 and 0; "d" is a leaf only where it is deleted: 7 + 11; the rest once
+    assert result.efficiency == pytest.approx((0 + 18 + 7 + 11 + 1 + 1) / (5 + 18 + 7 + 11 + 1 + 1))
+    assert result.dive_wasted_bytes == 5
 
 
 def test_opaque_folder_hides_what_lies_below_but_not_its_own_layer() -> None:
@@ -112,3 +112,22 @@ def test_same_path_twice_in_one_layer_is_waste() -> None:
 
 def test_empty_image_is_efficient() -> None:
     assert merged([]).efficiency == 1.0
+
+
+def test_dives_own_figures() -> None:
+    """dive 0.13.1 says of this image: efficiencyScore 0.70099046907, inefficientBytes 17000."""
+    base = [
+        make.Entry("file", b"1" * 5000),
+        make.directory("d"),
+        make.Entry("d/x", b"2" * 7000),
+        make.directory("d/sub"),
+        make.Entry("d/sub/y", b"3" * 11000),
+        make.Entry("dd", b"4" * 10),
+        make.Entry("over", b"5" * 3000),
+    ]
+    second = [make.Entry(".wh.file"), make.Entry(".wh.d"), make.Entry("over", b"6" * 8000)]
+    third = [make.Entry("over", b"7" * 1000), make.Entry("new", b"8" * 500)]
+    result = merged(base, second, third)
+    assert result.efficiency == pytest.approx(0.70099046907)
+    assert result.dive_wasted_bytes == 17000
+    assert wasted(result) == 5000 + 18000 + 3000 + 8000
