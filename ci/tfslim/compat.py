@@ -81,6 +81,7 @@ class Compat(_Row):
     tensorflow: dict[str, TensorFlowRow]
     python_bases: dict[str, PythonBase]
     cuda_bases: dict[str, CudaBase]
+    wheels_gb: float
     variants: dict[VariantName, VariantRow]
 
 

@@ -11,7 +11,7 @@ from tfslim.compat import BaseRole, check, compat
 from tfslim.config import Config, VariantName, nearest
 from tfslim.errors import ConfigError
 
-__all__ = ["Build", "make_plan", "matrix"]
+__all__ = ["Build", "disk_bytes", "grouped", "make_plan", "matrix", "model_name"]
 
 
 class Build(BaseModel):
@@ -79,6 +79,36 @@ def matrix(builds: Sequence[Build]) -> dict[str, list[dict[str, str]]]:
             for build in builds
         ]
     }
+
+
+def grouped(builds: Sequence[Build], free_bytes: int | None) -> list[list[Build]]:
+    """Split the builds into groups that fit on the disk together, to be measured side by side.
+
+    `stock` is in every group, because the others are compared with it.
+
+    Args:
+        builds: What is to be built and measured.
+        free_bytes: Free disk of the engine; None where it is not known (one group then).
+
+    Returns:
+        At least one group for each build that is not `stock`; a build that fits nowhere has a
+        group of its own, and the engine will say so.
+    """
+    reference = [build for build in builds if build.variant == "stock"]
+    others = [build for build in builds if build.variant != "stock"]
+    groups: list[list[Build]] = [[*reference]]
+    for build in others:
+        if free_bytes is not None and len(groups[-1]) > len(reference):
+            together = disk_bytes([*groups[-1], build])
+            if together > free_bytes:
+                groups.append([*reference])
+        groups[-1].append(build)
+    return groups
+
+
+def disk_bytes(builds: Sequence[Build]) -> int:
+    """Return roughly the disk that building and keeping these images takes in the engine."""
+    return sum(build.disk_bytes for build in builds) + round(compat().wheels_gb * 10**9)
 
 
 def _build(config: Config, variant: VariantName) -> Build:

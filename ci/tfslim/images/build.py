@@ -1,7 +1,7 @@
-"""Build images with `docker buildx bake`: the bake file as a person would run it, plus one override.
+"""Build images with `docker buildx bake`: the file a person would run, plus what this run adds.
 
-What a run adds to `docker-bake.hcl` (tags, base contexts, secrets, caches) goes into a small JSON file
-beside it, as bake's own merge rules allow; nothing is rewritten.
+Tags, base contexts, secrets and caches go into a small JSON file that bake merges with
+`docker-bake.hcl`; nothing is rewritten.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tfslim.images.bases import Base
 from tfslim.images.cache import LocalCache
 from tfslim.images.engine import Engine
 from tfslim.plan import Build
-from tfslim.ui import Ui
+from tfslim.ui import Step, Ui
 
-__all__ = ["BuiltImage", "build_images", "override"]
+__all__ = ["BuiltImage", "build_images", "dockerfiles"]
 
 _CACHED = re.compile(r"^#(\d+) CACHED$")
 _STEP = re.compile(r"^#(\d+) \[(?!internal)(.+)\]")
@@ -84,73 +84,107 @@ def build_images(
         DiskError: The engine ran out of disk.
         NetworkError: A registry or package index could not be reached.
     """
-    cache = LocalCache(config.cache, enabled=config.cache.local and engine.cache_export)
-    if config.cache.local and not engine.cache_export:
-        ui.warn(f"no local cache export: {engine.cache_reason}")
-    return [_build_one(engine, build, config, bases, model, cache, ui) for build in builds]
+    cache = LocalCache(config.cache)
+    return [
+        _build_one(
+            engine,
+            build,
+            definition=_definition(build, config, bases, model),
+            cache=cache,
+            bases={name: bases[name] for name in build.bases},
+            ui=ui,
+        )
+        for build in builds
+    ]
 
 
 def _build_one(
     engine: Engine,
     build: Build,
-    config: Config,
-    bases: Mapping[str, Base],
-    model: Path | None,
+    *,
+    definition: dict[str, Any],
     cache: LocalCache,
+    bases: dict[str, Base],
     ui: Ui,
 ) -> BuiltImage:
-    steps: dict[str, str] = {}
-    cached: set[str] = set()
+    target = definition["target"][build.variant]
+    usable = cache.usable(engine, ui)
+    if usable:
+        target["cache-from"] = cache.sources(build.variant)
     start = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory(prefix="tfslim-") as scratch,
-        ui.step(f"build {build.variant}") as step,
-        cache.export(build.variant) as export,
-    ):
-        definition = override(build, engine, config, bases, model)
-        target = definition["target"][build.variant]
-        target["cache-from"], target["cache-to"] = export.sources, export.destinations
+    with ui.step(f"build {build.variant}") as step:
+        log = _Log(step)
+        digest = _bake(engine, build, definition, log)
+    result = BuiltImage(
+        build=build,
+        digest=digest,
+        seconds=time.monotonic() - start,
+        steps=len(log.steps),
+        cached_steps=len(log.cached & log.steps),
+        bases=bases,
+    )
+    ui.note(f"{build.tag}: {result.cached_steps} of {result.steps} steps from the cache")
+    # A second, fully cached run exports the cache, so that an unchanged image exports nothing.
+    if usable and not cache.holds(build.variant, digest):
+        with (
+            ui.step(f"export the cache of {build.variant}") as step,
+            cache.export(build.variant, digest) as destination,
+        ):
+            target["cache-to"], target["output"] = [destination], ["type=cacheonly"]
+            _bake(engine, build, definition, _Log(step))
+    return result
+
+
+class _Log:
+    """What buildx's plain progress says: which steps there are, and which were cached."""
+
+    def __init__(self, step: Step) -> None:
+        self.steps: set[str] = set()
+        self.cached: set[str] = set()
+        self._step = step
+
+    def __call__(self, line: str) -> None:
+        if match := _STEP.match(line):
+            self.steps.add(match[1])
+        elif match := _CACHED.match(line):
+            self.cached.add(match[1])
+        self._step.update(line)
+
+
+def _bake(engine: Engine, build: Build, definition: dict[str, Any], log: _Log) -> str:
+    """Run bake for one target and return the digest of the image."""
+    with tempfile.TemporaryDirectory(prefix="tfslim-") as scratch:
         folder = Path(scratch)
         (folder / "override.json").write_text(json.dumps(definition), encoding="utf-8")
-
-        def show(line: str) -> None:
-            if match := _STEP.match(line):
-                steps.setdefault(match[1], match[2])
-            elif match := _CACHED.match(line):
-                cached.add(match[1])
-            step.update(line)
-
+        # Only Compose files can name a network in every release of bake; what else Compose wants
+        # to say here is overridden by the files after it.
+        network = {"build": {"context": ".", "network": engine.build_network}}
+        (folder / "network.yaml").write_text(
+            json.dumps({"services": {build.variant: network}}), encoding="utf-8"
+        )
         done = engine.buildx(
             [
                 "bake",
+                *("-f", str(folder / "network.yaml")),
                 *("-f", str(dockerfiles() / "docker-bake.hcl")),
                 *("-f", str(folder / "override.json")),
                 *("--metadata-file", str(folder / "metadata.json")),
                 *("--progress", "plain"),
+                "--provenance=false",  # its timestamps would give equal images unequal digests
                 build.variant,
             ],
-            on_line=show,
+            on_line=log,
             env={**build.variables, "BUILDX_BAKE_ENTITLEMENTS_FS": "0"},
             cwd=dockerfiles().parent,
         )
         if not done.ok:
             raise _failure(build.variant, done)
         metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-    result = BuiltImage(
-        build=build,
-        digest=metadata[build.variant]["containerimage.digest"],
-        seconds=time.monotonic() - start,
-        steps=len(steps),
-        cached_steps=len(cached & steps.keys()),
-        bases={name: bases[name] for name in build.bases},
-    )
-    ui.note(f"{build.tag}: {result.cached_steps} of {result.steps} steps from the cache")
-    return result
+    return str(metadata[build.variant].get("containerimage.digest", ""))
 
 
-def override(
+def _definition(
     build: Build,
-    engine: Engine,
     config: Config,
     bases: Mapping[str, Base],
     model: Path | None,
@@ -172,10 +206,9 @@ def override(
                         f"{name}@{bases[name].pin}" for name in build.bases
                     ),
                 },
-                "network": engine.build_network,
                 "secret": _secrets(config),
                 "output": [
-                    f"type={engine.image_output},name={build.tag},oci-mediatypes=true,"
+                    "type=docker,oci-mediatypes=true,"
                     f"compression={image.compression},compression-level={image.compression_level}"
                 ],
             }
@@ -212,7 +245,7 @@ def _failure(variant: str, done: proc.Completed) -> TfslimError:
         return NetworkError(
             f"a registry or package index could not be reached while building {variant}",
             why=tail,
-            way_out="Check the network and proxy. Behind a private index or CA: `secrets.pip-conf`\n"
+            way_out="Check the network and proxy. For a private index or CA: `secrets.pip-conf`\n"
             "and `secrets.ca` in tfslim.yaml. Without a registry: `base-source: debian`.",
         )
     return BuildFailedError(

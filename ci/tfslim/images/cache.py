@@ -1,8 +1,8 @@
 """The local build cache: one folder per variant, replaced as a whole, bounded in size.
 
 `type=local` caches only ever grow when exported onto themselves (before Buildx 0.35, which has
-`reset=true`), so each export goes to a new folder that takes the old one's place when the build has
-succeeded. Blobs that two variants share are hard links to one file.
+`reset=true`), so each export goes to a new folder that takes the old one's place when it is
+complete. Blobs that two variants share are hard links to one file.
 """
 
 from __future__ import annotations
@@ -11,64 +11,77 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tfslim.config import CacheConfig
+from tfslim.images.engine import Engine
+from tfslim.ui import Ui, human_bytes
 
-__all__ = ["Export", "LocalCache"]
+__all__ = ["LocalCache"]
 
-
-@dataclass(frozen=True)
-class Export:
-    """What to tell buildx: where caches are read from and written to (empty: nowhere)."""
-
-    sources: list[str] = field(default_factory=list)
-    destinations: list[str] = field(default_factory=list)
+_NOTE = "tfslim-image-digest"
+_RESERVE = 5 * 10**9  # free bytes that an export must leave
 
 
 class LocalCache:
     """The folder of caches.
 
     Args:
-        settings: Where it is, which mode, how large it may get.
-        enabled: False where the engine cannot export a cache; then nothing is read or written.
+        settings: Whether it is wanted, where it is, which mode, how large it may get.
     """
 
-    def __init__(self, settings: CacheConfig, *, enabled: bool) -> None:
+    def __init__(self, settings: CacheConfig) -> None:
         self._settings = settings
         self._dir = settings.dir.resolve()
-        self._enabled = enabled
+        self._told = False
+
+    def usable(self, engine: Engine, ui: Ui) -> bool:
+        """Return whether to use the cache; the first time it is not, say why."""
+        reason = ""
+        if not engine.cache_export:
+            reason = engine.cache_reason
+        elif (free := _free_bytes(self._dir)) < self._settings.max_bytes + _RESERVE:
+            reason = (
+                f"{human_bytes(free)} free at {self._dir}, and cache.max-bytes is "
+                f"{human_bytes(self._settings.max_bytes)}; the engine's own cache still serves"
+            )
+        if self._settings.local and reason and not self._told:
+            self._told = True
+            ui.warn(f"no local cache export: {reason}")
+        return self._settings.local and not reason
+
+    def sources(self, variant: str) -> list[str]:
+        """Return where buildx may import a variant's cache from."""
+        folder = self._dir / variant
+        return [f"type=local,src={folder}"] if (folder / "index.json").exists() else []
+
+    def holds(self, variant: str, digest: str) -> bool:
+        """Return whether the cache was exported for exactly this image."""
+        note = self._dir / variant / _NOTE
+        return note.exists() and note.read_text(encoding="utf-8") == digest
 
     @contextmanager
-    def export(self, variant: str) -> Iterator[Export]:
-        """Give the addresses for one build, and keep its cache if the build succeeds."""
-        if not self._enabled:
-            yield Export()
-            return
-        current, new = self._dir / variant, self._dir / f".{variant}.new"
-        shutil.rmtree(new, ignore_errors=True)
+    def export(self, variant: str, digest: str) -> Iterator[str]:
+        """Give the address to export to, and keep what was exported if the build succeeds."""
+        current, new, old = (self._dir / name for name in (variant, ".new", ".old"))
+        for folder in (new, old):
+            shutil.rmtree(folder, ignore_errors=True)
         new.mkdir(parents=True)
-        sources = [f"type=local,src={current}"] if (current / "index.json").exists() else []
         try:
-            yield Export(
-                sources,
-                [
-                    f"type=local,dest={new},mode={self._settings.mode},"
-                    "compression=zstd,oci-mediatypes=true"
-                ],
+            yield (
+                f"type=local,dest={new},mode={self._settings.mode},"
+                "compression=zstd,oci-mediatypes=true"
             )
             if (new / "index.json").exists():
-                old = self._dir / f".{variant}.old"
-                shutil.rmtree(old, ignore_errors=True)
+                (new / _NOTE).write_text(digest, encoding="utf-8")
                 if current.exists():
                     current.rename(old)
                 new.rename(current)
-                shutil.rmtree(old, ignore_errors=True)
                 self._share_blobs()
                 self._drop_oldest(keep=variant)
         finally:
-            shutil.rmtree(new, ignore_errors=True)
+            for folder in (new, old):
+                shutil.rmtree(folder, ignore_errors=True)
 
     def bytes(self) -> int:
         """Return the disk that all caches take, shared blobs counted once."""
@@ -99,3 +112,9 @@ class LocalCache:
                 return
             if folder.name != keep:
                 shutil.rmtree(folder)
+
+
+def _free_bytes(folder: Path) -> int:
+    """Return the free bytes of the file system that a folder is, or will be, on."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(existing).free

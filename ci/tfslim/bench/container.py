@@ -1,0 +1,185 @@
+"""Run an image as a service and talk to it: the seam between benchmarks and the engine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import docker
+import httpx
+from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
+from docker.models.containers import Container
+from docker.types import DeviceRequest
+
+from tfslim.errors import EngineError, InputError, ServiceError
+
+__all__ = ["Launch", "Service", "launch", "run_once"]
+
+_PORT = "8080/tcp"
+_POLL_SECONDS = 0.01
+_LOG_LINES = 30
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How an image is to be run.
+
+    Attributes:
+        image: Image reference.
+        model: Folder to mount as /model; None where the model is in the image.
+        model_name: Name in /v1/models/NAME.
+        gpu: Ask the engine for all GPUs.
+        ready_timeout: Seconds until /ready has to answer 200.
+    """
+
+    image: str
+    model: Path | None
+    model_name: str
+    gpu: bool
+    ready_timeout: float
+
+
+@dataclass
+class Service:
+    """A running service and the seconds since its container was asked for, by phase."""
+
+    container: Container
+    http: httpx.Client
+    marks: dict[str, float] = field(default_factory=dict)
+
+    def ready_event(self) -> dict[str, float]:
+        """Return the service's own timings, from the line it logs when it is ready."""
+        for line in self.container.logs(stderr=False).decode(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                event = json.loads(line)
+                if isinstance(event, dict) and event.get("event") == "ready":
+                    return {k: float(v) for k, v in event.items() if isinstance(v, (int, float))}
+        return {}
+
+    def memory_bytes(self) -> int | None:
+        """Return the container's memory without page cache that can be dropped; None if unknown."""
+        stats = cast("dict[str, Any]", self.container.stats(stream=False)).get("memory_stats", {})
+        details = stats.get("stats", {})
+        # cgroup v1 and v2 name it differently.
+        inactive = details.get("total_inactive_file", details.get("inactive_file", 0))
+        return int(stats["usage"]) - int(inactive) if "usage" in stats else None
+
+
+@contextmanager
+def launch(client: docker.DockerClient, spec: Launch) -> Iterator[Service]:
+    """Start an image, wait until it is ready, and remove its container in any case.
+
+    Yields:
+        The service, with the marks `created`, `started`, `alive` (first answer of /health) and
+        `ready` (first 200 of /ready), in seconds since the container was asked for.
+
+    Raises:
+        InputError: There is no such image.
+        EngineError: The engine refused to create or start the container.
+        ServiceError: It exited, or was not ready in time; with the end of its log.
+    """
+    start = time.monotonic()
+    container = _create(client, spec)
+    try:
+        marks = {"created": time.monotonic() - start}
+        try:
+            container.start()
+        except APIError as error:
+            raise EngineError(
+                f"{spec.image} could not be started", why=str(error.explanation or error)
+            ) from error
+        marks["started"] = time.monotonic() - start
+        container.reload()
+        with httpx.Client(base_url=_address(container, spec), timeout=60.0) as http:
+            service = Service(container, http, marks)
+            for path, mark in (("/health", "alive"), ("/ready", "ready")):
+                _wait(service, path, spec, deadline=start + spec.ready_timeout)
+                marks[mark] = time.monotonic() - start
+            yield service
+    finally:
+        with contextlib.suppress(DockerException):
+            container.remove(force=True, v=True)
+
+
+def run_once(
+    client: docker.DockerClient, image: str, command: list[str], *, mount: Path, at: str
+) -> None:
+    """Run a command in an image to its end, as root, with a folder mounted writable.
+
+    Raises:
+        ServiceError: It failed; with what it said.
+    """
+    volumes = {str(mount.resolve()): {"bind": at, "mode": "rw"}}
+    try:
+        client.containers.run(image, command, user="0", volumes=volumes, remove=True)
+    except ContainerError as error:
+        said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
+        raise ServiceError(f"{' '.join(command)} failed in {image}", why=said.strip()) from error
+
+
+def _create(client: docker.DockerClient, spec: Launch) -> Container:
+    options: dict[str, Any] = {}
+    if spec.gpu:
+        options["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+    if spec.model is not None:
+        options["volumes"] = {str(spec.model.resolve()): {"bind": "/model", "mode": "ro"}}
+    try:
+        return client.containers.create(
+            spec.image,
+            # Port 0 lets the engine choose a free one.
+            ports={_PORT: ("127.0.0.1", 0)},
+            environment={"MODEL_NAME": spec.model_name, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            labels={"io.tfslim.bench": "1"},
+            **options,
+        )
+    except ImageNotFound as error:
+        raise InputError(
+            f"there is no image {spec.image} in the engine",
+            way_out="Build it: `tfslim build`, or name one of `docker images`.",
+        ) from error
+    except APIError as error:
+        raise EngineError(
+            f"a container of {spec.image} could not be created", why=str(error.explanation or error)
+        ) from error
+
+
+def _address(container: Container, spec: Launch) -> str:
+    """Return where the service can be reached from this machine."""
+    bindings = container.ports.get(_PORT)
+    if not bindings:  # it is gone already, or nothing is published
+        raise ServiceError(f"{spec.image} exited as soon as it was started", why=_log(container))
+    return f"http://127.0.0.1:{bindings[0]['HostPort']}"
+
+
+def _wait(service: Service, path: str, spec: Launch, deadline: float) -> None:
+    """Poll a path until it answers 200."""
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if service.http.get(path).status_code == httpx.codes.OK:
+                return
+        service.container.reload()
+        if service.container.status in ("exited", "dead"):
+            status = service.container.attrs["State"]["ExitCode"]
+            raise ServiceError(
+                f"{spec.image} exited with status {status} before it was ready",
+                why=_log(service.container),
+                way_out="Its log is above. `docker run --rm -p 8080:8080 "
+                f"{spec.image}` shows it live.",
+            )
+        if time.monotonic() > deadline:
+            raise ServiceError(
+                f"{spec.image} did not answer {path} within {spec.ready_timeout:.0f} s",
+                why=_log(service.container),
+                way_out="Raise `bench.ready-timeout`, or look at its log above.",
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def _log(container: Container) -> str:
+    return container.logs(tail=_LOG_LINES).decode(errors="replace").strip()

@@ -1,0 +1,336 @@
+"""The command line: one command per verb, each a few lines over a room.
+
+Results go to standard output (with --json as JSON and nothing else), everything about the work to
+standard error. Exit codes: 0 done; 1 a defect of tfslim; those of `errors.py`; 20 a budget is
+broken; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from tfslim import __version__, doctor, pipeline
+from tfslim.config import Config, json_schema, load_config
+from tfslim.errors import EngineError, TfslimError
+from tfslim.images import embedded
+from tfslim.images.engine import find_engine
+from tfslim.images.inspect import inspect_source
+from tfslim.images.inspect_text import render_text
+from tfslim.plan import Build, disk_bytes, make_plan, matrix
+from tfslim.report import render
+from tfslim.report.record import RunRecord, broken_budgets
+from tfslim.ui import Ui, human_bytes
+
+__all__ = ["cli", "main"]
+
+EXIT_BUDGET = 20
+EXIT_INTERRUPTED = 130
+_F = TypeVar("_F", bound=Callable[..., object])
+
+
+@dataclass(frozen=True)
+class _Common:
+    """What every verb knows."""
+
+    config_path: Path | None
+    json: bool
+    ui: Ui
+
+    @property
+    def config(self) -> Config:
+        return load_config(self.config_path)
+
+    def show(self, data: object, text: RenderableType) -> None:
+        """Print a result: data with --json, else text."""
+        if self.json:
+            click.echo(json.dumps(data, indent=2, default=str))
+        else:
+            width = None if sys.stdout.isatty() else 160
+            Console(highlight=False, width=width).print(text)
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+_setup_option = click.option(
+    "--setup-engine",
+    is_flag=True,
+    help="Without a Docker engine, set one up in a private folder (needs root). What has to be "
+    "installed is named first.",
+)
+
+
+def _verb(function: _F) -> _F:
+    """Give a verb --json and hand it the common values as its first argument."""
+
+    @click.pass_context
+    def call(context: click.Context, /, as_json: bool, **options: Any) -> object:
+        common: _Common = replace(context.obj, json=as_json)
+        return function(common, **options)
+
+    call.__name__, call.__doc__ = function.__name__, function.__doc__
+    return _json_option(call)  # type: ignore[return-value]
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Begin with `tfslim doctor`, then `tfslim bench --setup-engine`. Every verb has --help.",
+)
+@click.version_option(__version__, prog_name="tfslim")
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Configuration; tfslim.yaml in this folder if there is one, else the defaults.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors and the result.")
+@click.pass_context
+def cli(context: click.Context, config: Path | None, quiet: bool) -> None:
+    """Small, fast-starting GPU TensorFlow images, measured and proved."""
+    context.obj = _Common(config, False, Ui(quiet=quiet))
+
+
+@cli.command("doctor")
+@_verb
+def doctor_verb(common: _Common) -> None:
+    """Say what this machine can do: engine, buildx, caches, GPU, disk; each with the way out."""
+    needed = disk_bytes(make_plan(common.config))
+    try:
+        engine = find_engine(common.ui, setup=False, make_builder=False)
+    except TfslimError as error:
+        checks = doctor.diagnose(error, disk_bytes=needed)
+    else:
+        checks = doctor.diagnose(engine, disk_bytes=needed)
+    common.show([check.as_dict() for check in checks], _checks_text(checks))
+    if any(check.status == "fail" for check in checks):
+        sys.exit(EngineError.exit_code)
+
+
+@cli.command("plan")
+@click.argument("variants", nargs=-1)
+@click.option("--matrix", "as_matrix", is_flag=True, help="As a GitHub Actions strategy.matrix.")
+@_verb
+def plan_verb(common: _Common, variants: tuple[str, ...], as_matrix: bool) -> None:
+    """Show what would be built, without building or downloading anything."""
+    builds = make_plan(common.config, variants)
+    if as_matrix:
+        click.echo(json.dumps(matrix(builds)))
+        return
+    lines = [_plan_lines(build) for build in builds]
+    lines.append(f"about {human_bytes(disk_bytes(builds))} of disk for all of them")
+    common.show([build.model_dump() for build in builds], "\n".join(lines))
+
+
+@cli.command("build")
+@click.argument("variants", nargs=-1)
+@_setup_option
+@_verb
+def build_verb(common: _Common, variants: tuple[str, ...], setup_engine: bool) -> None:
+    """Build images: all of the configuration's, or the VARIANTS named."""
+    line = _line(common, variants, setup_engine)
+    built = line.build()
+    lines = [
+        f"{image.build.tag}  {image.seconds:.1f} s, {image.cached_steps} of {image.steps} steps "
+        "from the cache"
+        for image in built
+    ]
+    common.show([image.model_dump(mode="json") for image in built], "\n".join(lines))
+
+
+@cli.command("inspect")
+@click.argument("source")
+@_verb
+def inspect_verb(common: _Common, source: str) -> None:
+    """Measure an image, an archive or a folder: pull and disk bytes, by layer, package and kind.
+
+    SOURCE is an image of the engine, a docker or OCI archive, an OCI layout, or any folder such as
+    a virtual environment.
+    """
+    found = inspect_source(
+        source, client=lambda: find_engine(common.ui, setup=False).client(), ui=common.ui
+    )
+    common.show(found.model_dump(mode="json"), render_text(found))
+
+
+@cli.command("bench")
+@click.argument("variants", nargs=-1)
+@_setup_option
+@click.option("--gpu", type=click.Choice(["auto", "required", "off"]), help="Overrides bench.gpu.")
+@click.option("--launches", type=click.IntRange(1, 100), help="Overrides bench.launches.")
+@click.option("--seconds", type=click.FloatRange(0.1, 600), help="Overrides bench.seconds.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("tfslim-report"),
+    show_default=True,
+    help="Folder for report.json and report.md.",
+)
+@_verb
+def bench_verb(
+    common: _Common,
+    variants: tuple[str, ...],
+    setup_engine: bool,
+    output: Path,
+    **overrides: str | float | None,
+) -> None:
+    """Build, inspect and measure images; print one table and write report.md and report.json."""
+    line = _line(common, variants, setup_engine, **overrides)
+    record = line.bench()
+    _publish(common, record, output)
+
+
+@cli.command("report")
+@click.argument(
+    "record",
+    type=click.Path(path_type=Path),
+    default=Path("tfslim-report/report.json"),
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write report.json and report.md to; only printed without it.",
+)
+@_verb
+def report_verb(common: _Common, record: Path, output: Path | None) -> None:
+    """Show a run again from its RECORD (report.json)."""
+    _publish(common, RunRecord.load(record), output)
+
+
+@cli.group("engine")
+def engine_group() -> None:
+    """The embedded engine: a private Docker engine for machines that have none."""
+
+
+@engine_group.command("up")
+@click.pass_obj
+def engine_up(common: _Common) -> None:
+    """Set the embedded engine up and start it."""
+    click.echo(embedded.up(common.ui).host)
+
+
+@engine_group.command("down")
+@click.pass_obj
+def engine_down(common: _Common) -> None:
+    """Stop the embedded engine; images and caches stay."""
+    embedded.down(common.ui)
+
+
+@engine_group.command("purge")
+@click.confirmation_option(prompt="Delete the embedded engine with all its images and caches?")
+@click.pass_obj
+def engine_purge(common: _Common) -> None:
+    """Stop the embedded engine and delete it with all its images and caches."""
+    embedded.purge(common.ui)
+
+
+@engine_group.command("status")
+@_verb
+def engine_status(common: _Common) -> None:
+    """Say whether the embedded engine is set up and running, and the disk it takes."""
+    status = embedded.status()
+    state = f"running, pid {status.pid}" if status.running else "not running"
+    text = f"{status.home}: {state}, {human_bytes(status.disk_bytes)}"
+    common.show(asdict(status), text)
+
+
+@cli.group("config")
+def config_group() -> None:
+    """The configuration file."""
+
+
+@config_group.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of tfslim.yaml."""
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@config_group.command("show")
+@click.pass_obj
+def config_show(common: _Common) -> None:
+    """Print the configuration in force, defaults included."""
+    click.echo(common.config.model_dump_json(by_alias=True, indent=2))
+
+
+def main() -> None:
+    """Run the command line; turn errors into one screen and an exit code."""
+    ui = Ui()
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except TfslimError as error:
+        if "--json" in sys.argv:
+            click.echo(json.dumps(error.as_dict(), indent=2))
+        ui.error(error)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        ui.print("interrupted; what was finished is kept, nothing half-written is left", "yellow")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _line(
+    common: _Common,
+    variants: tuple[str, ...],
+    setup_engine: bool,
+    **overrides: str | float | None,
+) -> pipeline.Line:
+    """Return the line for the variants named, with options put over the configuration's values."""
+    config = common.config
+    given = {key: value for key, value in overrides.items() if value is not None}
+    bench = config.bench.model_copy(update=given)
+    config = config.model_copy(update={"bench": bench})
+    builds = make_plan(config, variants)
+    return pipeline.Line(config, builds, common.ui, setup_engine=setup_engine)
+
+
+def _publish(common: _Common, record: RunRecord, output: Path | None) -> None:
+    """Print a record, write its files, and exit with 20 where a budget is broken."""
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        for name, text in (
+            ("report.json", record.model_dump_json(indent=1)),
+            ("report.md", render.markdown(record)),
+        ):
+            aside = output / f".{name}.new"
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(output / name)
+        common.ui.note(f"written: {output / 'report.md'} and {output / 'report.json'}")
+    common.show(record.model_dump(mode="json"), render.terminal(record))
+    broken = broken_budgets(record)
+    if broken:
+        common.ui.warn(f"{len(broken)} budget(s) broken: see the notes above")
+        sys.exit(EXIT_BUDGET)
+
+
+def _checks_text(checks: list[doctor.Check]) -> Text:
+    """Return the checks one below the other, each with its way out."""
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    text = Text()
+    for check in checks:
+        text.append(f"{check.status:5}", styles[check.status])
+        text.append(f"{check.name}: {check.detail}\n")
+        for line in check.way_out.splitlines():
+            text.append(f"       → {line}\n", "dim")
+    return text
+
+
+def _plan_lines(build: Build) -> str:
+    cuda = f"CUDA {build.cuda} in the base" if build.cuda else "CUDA from wheels"
+    return (
+        f"{build.variant:12}{build.tag}\n"
+        f"{'':12}TensorFlow {build.tensorflow}, Python {build.python}, {cuda}, "
+        f"GPU architectures {', '.join(build.cuda_archs)}\n"
+        f"{'':12}from {', '.join(build.bases)}"
+    )

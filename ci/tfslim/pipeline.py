@@ -1,0 +1,212 @@
+"""The whole line, from configuration to measured images; each verb is one call here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tfslim import models
+from tfslim.bench.container import run_once
+from tfslim.bench.device import Device, choose_device
+from tfslim.bench.run import Measurement, measure
+from tfslim.config import Config, VariantName
+from tfslim.errors import DiskError, ModelError
+from tfslim.images.bases import Base, ensure_bases
+from tfslim.images.build import BuiltImage, build_images
+from tfslim.images.engine import Engine, find_engine
+from tfslim.images.inspect import inspect_source
+from tfslim.images.inspection import Inspection
+from tfslim.plan import Build, disk_bytes, grouped
+from tfslim.report.record import ModelRecord, RunRecord, environment, now
+from tfslim.ui import Ui, human_bytes
+
+__all__ = ["Line"]
+
+_STATE = Path(".tfslim")
+_RESERVE = 4 * 10**9  # bytes that a full group of images must leave free
+
+
+@dataclass(frozen=True)
+class _Served:
+    """The model as builds and launches take it: a folder to bake, or one to mount."""
+
+    model: models.Model
+    baked: Path | None
+    mounted: Path | None
+    dropped: dict[str, int]
+
+
+class Line:
+    """One run over a plan. What several steps need (engine, bases, model) is found once.
+
+    Args:
+        config: The checked configuration.
+        builds: The plan.
+        ui: Shows progress.
+        setup_engine: Set up the embedded engine where the machine has none.
+    """
+
+    def __init__(
+        self, config: Config, builds: Sequence[Build], ui: Ui, *, setup_engine: bool
+    ) -> None:
+        self._config = config
+        self._builds = list(builds)
+        self._ui = ui
+        self._setup = setup_engine
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine that is built with and run on."""
+        engine = find_engine(self._ui, setup=self._setup)
+        self._ui.note(
+            f"engine {engine.server_version}, buildx {engine.buildx_version}, "
+            f"driver {engine.driver}: {engine.driver_reason}"
+        )
+        return engine
+
+    @cached_property
+    def bases(self) -> dict[str, Base]:
+        """Every base of the plan."""
+        names = [name for build in self._builds for name in build.bases]
+        return ensure_bases(self.engine, names, self._config.base_source, self._ui)
+
+    def build(self, builds: Sequence[Build] | None = None) -> list[BuiltImage]:
+        """Build images with the model in them (or without, where it is to be mounted).
+
+        Raises:
+            TfslimError: See the rooms this passes through.
+        """
+        chosen = self._builds if builds is None else builds
+        self._check_disk(chosen)
+        return self._bake(chosen, self._served.baked)
+
+    def bench(self) -> RunRecord:
+        """Build, inspect and measure everything; return the record of it.
+
+        Raises:
+            TfslimError: See the rooms this passes through.
+        """
+        started = now()
+        device = choose_device(self._config.bench.gpu, self.engine)
+        self._ui.note(f"GPU: {device.text}")
+        images: dict[VariantName, BuiltImage] = {}
+        rebuilds: dict[VariantName, BuiltImage] = {}
+        sizes: dict[VariantName, Inspection] = {}
+        measurements: list[Measurement] = []
+        groups = grouped(self._builds, self._room())
+        for number, group in enumerate(groups):
+            if number:
+                self._clear(groups[number - 1], keep=group)
+            new = [build for build in group if build.variant not in images]
+            images |= {image.build.variant: image for image in self.build(new)}
+            rebuilds |= {image.build.variant: image for image in self.build(new)}
+            sizes |= {build.variant: self.inspect(build.tag) for build in new}
+            measurements += self._measure(group, number, device)
+        return RunRecord(
+            started=started,
+            environment=environment(self.engine, device.text),
+            model=self._model_record(),
+            images=list(images.values()),
+            rebuilds=list(rebuilds.values()),
+            sizes=sizes,
+            measurements=measurements,
+            budgets=self._config.budgets,
+        )
+
+    def inspect(self, source: str) -> Inspection:
+        """Measure an image, archive or folder."""
+        return inspect_source(source, client=self.engine.client, ui=self._ui)
+
+    def _measure(self, group: Sequence[Build], number: int, device: Device) -> list[Measurement]:
+        return measure(
+            self.engine,
+            group,
+            self._config.bench,
+            group=number,
+            model=self._served.mounted,
+            gpu=device.gpu,
+            ui=self._ui,
+        )
+
+    def _bake(self, builds: Sequence[Build], model: Path | None) -> list[BuiltImage]:
+        return build_images(
+            self.engine, builds, config=self._config, bases=self.bases, model=model, ui=self._ui
+        )
+
+    @cached_property
+    def _served(self) -> _Served:
+        """Find the model, make it where it has to be made, and lay out what is baked."""
+        cache = _STATE / "models"
+        source = self._config.model.source
+        try:
+            model = models.resolve_model(source, cache, self._ui)
+        except ModelError:
+            if source != "demo:mobilenet":
+                raise
+            self._make_mobilenet(cache)
+            model = models.resolve_model(source, cache, self._ui)
+        if self._config.model.mode == "mount":
+            return _Served(model, baked=None, mounted=model.path, dropped={})
+        context = _STATE / "context" / "model"
+        dropped = models.bake_context(model, context)
+        return _Served(
+            model,
+            baked=context,
+            mounted=None,
+            dropped={item.name: item.bytes for item in dropped},
+        )
+
+    def _make_mobilenet(self, cache: Path) -> None:
+        """Generate the model inside an image of ours, which has TensorFlow; build it first."""
+        build = self._builds[0]
+        self._check_disk([build])
+        self._bake([build], None)
+        cache.mkdir(parents=True, exist_ok=True)
+        with self._ui.step("generate the MobileNetV2 model"):
+            client = self.engine.client()
+            run_once(client, build.tag, models.mobilenet_command("/out"), mount=cache, at="/out")
+            client.close()
+
+    def _model_record(self) -> ModelRecord:
+        served = self._served
+        return ModelRecord(
+            name=self._builds[0].variables["MODEL_NAME"],
+            source=served.model.source,
+            mode=self._config.model.mode,
+            disk_bytes=served.model.bytes,
+            dropped=served.dropped,
+        )
+
+    def _room(self) -> int | None:
+        free = self.engine.free_bytes()
+        return None if free is None else free - _RESERVE
+
+    def _check_disk(self, builds: Sequence[Build]) -> None:
+        """Refuse to start a build that cannot end well; images that are there cost nothing more."""
+        free = self.engine.free_bytes()
+        missing = [build for build in builds if not self._exists(build.tag)]
+        if free is None or not missing:
+            return
+        needed = max(disk_bytes([build]) for build in missing)
+        if free < needed:
+            raise DiskError(
+                f"{human_bytes(free)} free for the engine, and building "
+                f"{missing[0].variant} takes about {human_bytes(needed)}",
+                why=f"the engine keeps its data in {self.engine.data_root}",
+                way_out="Free some: `docker image prune`, `docker buildx prune`. Another place for "
+                "the\nembedded engine: set TFSLIM_HOME to a folder on a larger disk.",
+            )
+
+    def _exists(self, tag: str) -> bool:
+        return self.engine.docker(["image", "inspect", tag]).ok
+
+    def _clear(self, done: Sequence[Build], keep: Sequence[Build]) -> None:
+        """Make room for the next group; the build cache only where it is the embedded engine's."""
+        gone = [build for build in done if build not in keep]
+        self._ui.note(f"making room: removing {', '.join(build.variant for build in gone)}")
+        for build in gone:
+            self.engine.docker(["image", "rm", build.tag])
+        if self.engine.embedded:
+            self.engine.buildx(["prune", "--force"])
