@@ -119,30 +119,28 @@ async def _in_thread(service: Service, work: Callable[[], Response]) -> Response
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
-    """Read the request's body, never more than `limit` bytes of it."""
+    """Read the request's body, never keeping more than `limit` bytes of it.
+
+    Of a larger one the rest is read and dropped for a moment: most clients look for an answer only
+    after they have sent everything.
+    """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise RequestError("compressed request bodies are not supported", status=415)
-    body = bytearray()
-    announced = int(request.headers.get("content-length", "0"))
-    if announced <= limit:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                break
-        else:
-            return bytes(body)
-    await _discard_rest(request)
-    raise BodyTooLargeError
-
-
-async def _discard_rest(request: Request) -> None:
-    """Let a client finish sending for a moment: most read an answer only after that."""
-    if request.headers.get("expect", "").lower() == "100-continue":
-        return  # this one waits to be asked
-    with contextlib.suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(_DISCARD_SECONDS):
-            async for _ in request.stream():
-                pass
+    room = limit if int(request.headers.get("content-length", "0")) <= limit else -1
+    if room < 0 and request.headers.get("expect", "").lower() == "100-continue":
+        raise BodyTooLargeError  # this client waits to be asked
+    chunks: list[bytes] = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_SECONDS if room < 0 else None) as patience:
+            async for chunk in request.stream():
+                room -= len(chunk)
+                if room >= 0:
+                    chunks.append(chunk)
+                elif patience.when() is None:
+                    patience.reschedule(asyncio.get_running_loop().time() + _DISCARD_SECONDS)
+    if room < 0:
+        raise BodyTooLargeError
+    return b"".join(chunks)
 
 
 def _content_kind(request: Request) -> str:
