@@ -86,6 +86,8 @@ class Layer:
         members: Its entries.
         kept: Content of the small files the look asked for, by path.
         created_by: The history's command; empty when there is none.
+        key: Name of the blob's file in the archive or layout.
+        offset: Where the blob starts in an uncompressed archive; 0 in a layout.
     """
 
     digest: str
@@ -96,6 +98,8 @@ class Layer:
     members: tuple[Member, ...]
     kept: dict[str, bytes]
     created_by: str = ""
+    key: str = ""
+    offset: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,7 @@ class Image:
         platform: Such as "linux/amd64".
         config: The image config, parsed; `config_digest` is of its exact bytes.
         config_bytes: Size of the config blob.
+        annotations: Of the manifest.
     """
 
     name: str
@@ -117,6 +122,7 @@ class Image:
     config_digest: str
     config_bytes: int
     layers: tuple[Layer, ...]
+    annotations: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,7 @@ class _Descriptor(BaseModel):
 class _Manifest(BaseModel):
     config: _Descriptor
     layers: list[_Descriptor]
+    annotations: dict[str, str] = Field(default_factory=dict)
 
 
 class _Index(BaseModel):
@@ -224,6 +231,7 @@ class _Found:
     config: str
     layers: tuple[str, ...]
     attestation: bool = False
+    annotations: dict[str, str] = field(default_factory=dict)
 
 
 class _Shelf:
@@ -246,12 +254,13 @@ class _Shelf:
             if self.look.on_bytes:
                 self.look.on_bytes(len(piece))
 
+        offset = source.tell()
         blob = source.section(size, seen)
         blob.name = f"{self.name}: {key}"
         if blob.peek(1) in (b"{", b"[") and size <= _MAX_JSON_BYTES:
             self._put_json(key, blob)
         elif _is_blob(key) and size:
-            self._put_layer(key, size, blob)
+            self._put_layer(key, size, offset, blob)
         for _ in blob.rest():
             pass
         self._check(key, blob, hasher.hexdigest())
@@ -282,9 +291,10 @@ class _Shelf:
         if sum(map(len, self.jsons.values())) > _MAX_JSON_TOTAL_BYTES:
             raise blob.damaged("it holds more JSON than any image has")
 
-    def _put_layer(self, key: str, size: int, blob: Forward) -> None:
+    def _put_layer(self, key: str, size: int, offset: int, blob: Forward) -> None:
         try:
-            self.layers[key] = _table(_digest_of(key), size, blob, self.look)
+            layer = _table(_digest_of(key), size, blob, self.look)
+            self.layers[key] = replace(layer, key=key, offset=offset)
         except InputError as error:
             # Only fatal when the image needs it: attestations and foreign blobs lie here too.
             self.problems[key] = error
@@ -357,7 +367,7 @@ def _fill(shelf: _Shelf, source: Forward) -> None:
     source = unpacked(source)
     if not source.peek(1):
         raise source.ended()
-    for info in tar_members(source):
+    for info, _ in tar_members(source):
         key = safe_path(info.name, source)
         if info.isreg():
             shelf.put(key, info.size, source)
@@ -416,7 +426,7 @@ class _LayerReader:
     def members(self) -> tuple[Member, ...]:
         """Read the tar to its end."""
         members = []
-        for info in tar_members(self.tar):
+        for info, _ in tar_members(self.tar):
             members.append(self._member(info))
             if len(members) > self.look.limits.layer_members:
                 raise self.tar.damaged(f"it holds more than {len(members) - 1} entries")
@@ -551,6 +561,7 @@ def _from_index(shelf: _Shelf, key: str, names: tuple[str, ...], depth: int) -> 
             layers=tuple(_blob_key(layer.digest) for layer in manifest.layers),
             attestation=_ATTESTATION in entry.annotations
             or str(entry.platform) == "unknown/unknown",
+            annotations=manifest.annotations,
         )
 
 
@@ -588,6 +599,7 @@ def _assemble(shelf: _Shelf, found: _Found) -> Image:
             replace(layer, created_by=command)
             for layer, command in zip(layers, commands, strict=True)
         ),
+        annotations=found.annotations,
     )
 
 

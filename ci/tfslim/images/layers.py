@@ -22,11 +22,13 @@ class Inode:
         layer: Index of the layer it lies in.
         member: The entry with the content.
         paths: The final paths that lead to it; none means that it is wasted.
+        entries: (layer, index of member) of every entry that leads to it, final or not.
     """
 
     layer: int
     member: Member
     paths: list[str] = field(default_factory=list)
+    entries: list[tuple[int, int]] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)
@@ -53,12 +55,14 @@ class Merged:
     Attributes:
         files: Final entries by path.
         inodes: Every file content of every layer, live or not.
+        lowest: For every path ever there, the lowest layer that has it.
         efficiency: dive's score, 0 to 1; see `merge`.
         dive_wasted_bytes: dive's wasted bytes; see `merge`.
     """
 
     files: dict[str, Placed]
     inodes: tuple[Inode, ...]
+    lowest: dict[str, int]
     efficiency: float
     dive_wasted_bytes: int
 
@@ -94,6 +98,7 @@ def merge(layers: Sequence[Layer]) -> Merged:
     return Merged(
         files=state.files,
         inodes=tuple(state.inodes),
+        lowest=state.lowest,
         efficiency=sum(map(min, seen)) / total if total else 1.0,
         dive_wasted_bytes=sum(sum(sizes) for sizes in seen if len(sizes) > 1),
     )
@@ -105,8 +110,10 @@ class _State:
     def __init__(self) -> None:
         self.files: dict[str, Placed] = {}
         self.inodes: list[Inode] = []
+        self.lowest: dict[str, int] = {}
         self.dive: defaultdict[str, list[int]] = defaultdict(list)
         self._folders: dict[str, str] = {}
+        self._parents: set[str] = set()
 
     def whiteouts(self, layer: Layer) -> None:
         """Remove what a layer deletes from the layers below it."""
@@ -132,11 +139,16 @@ class _State:
             path = self._real(member.path)
             sizes[path] = member.size_bytes
             old = self.files.get(path)
-            if old and old.member.kind == "dir" and member.kind != "dir":
+            if member.kind != "dir" and path in self._parents:
                 self._remove({path}, set())
             if member.kind == "symlink" or (old and old.member.kind == "symlink"):
                 self._folders.clear()
-            self.files[path] = Placed(number, index, member, self._inode(number, member))
+            inode = self._inode(number, member)
+            if inode:
+                inode.entries.append((number, index))
+            self.files[path] = Placed(number, index, member, inode)
+            self.lowest.setdefault(path, number)
+            self._note_parents(path)
         inner = {path.rpartition("/")[0] for path in sizes}
         inner |= {member.path.rpartition("/")[0] for member in layer.members if _deletes(member)}
         for path, size in sizes.items():
@@ -151,6 +163,13 @@ class _State:
             return None
         self.inodes.append(Inode(number, member))
         return self.inodes[-1]
+
+    def _note_parents(self, path: str) -> None:
+        """Remember the folders above a path: a layer need not have entries for them."""
+        folder = path.rpartition("/")[0]
+        while folder and folder not in self._parents:
+            self._parents.add(folder)
+            folder = folder.rpartition("/")[0]
 
     def _remove(self, gone: set[str], emptied: set[str]) -> None:
         """Take out the paths in `gone` with all below them, and all below those in `emptied`."""

@@ -221,8 +221,10 @@ def _gunzip(source: Forward) -> Iterator[bytes]:
         raise source.damaged(f"gzip: {error}") from None
 
 
-def tar_members(source: Forward) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of a tar; the content lies next in `source` until the next step.
+def tar_members(source: Forward) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Yield each header of a tar with the position where its entry ends, padding included.
+
+    The content lies next in `source` until the next step, which skips what is left of it.
 
     Python's reader takes a broken header after the first for the end of the archive; here it is
     an error, because a table with a silent hole would be wrong.
@@ -231,8 +233,9 @@ def tar_members(source: Forward) -> Iterator[tarfile.TarInfo]:
         tar = tarfile.TarFile(fileobj=cast("IO[bytes]", source), errorlevel=2)
         while (info := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # else it keeps every header
-            yield info
-            source.seek(tar.offset)
+            end = tar.offset
+            yield info, end
+            source.seek(end)
     except (tarfile.TarError, UnicodeError, ValueError) as error:
         raise source.damaged(f"tar: {error}") from None
     if any(source.last):
