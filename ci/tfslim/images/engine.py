@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import docker
 from docker.context import ContextAPI
+from docker.context.config import get_current_context_name
 from docker.errors import DockerException
 
 from tfslim import proc
@@ -31,6 +32,7 @@ BUILDER = "tfslim"
 _MIN_BUILDX = (0, 10)  # named contexts, metadata files and bake as docker-bake.hcl uses them
 _CONTAINERD_STORE = ["driver-type", "io.containerd.snapshotter.v1"]
 _CALL_SECONDS = 20
+_SOCKET = Path("/var/run/docker.sock")
 _PLUGIN_FOLDERS = (
     "/usr/local/lib/docker/cli-plugins",
     "/usr/local/libexec/docker/cli-plugins",
@@ -186,7 +188,7 @@ def _reach(ui: Ui, *, setup: bool) -> tuple[Endpoint, dict[str, Any]]:
         raise EngineError(
             "no Docker engine on this machine",
             why="DOCKER_HOST is not set, the docker context is the default one, and there is no "
-            f"socket at {_default_socket()}. An embedded engine is not running either.",
+            f"socket at {_SOCKET}. An embedded engine is not running either.",
             way_out=_WAY_OUT,
         )
     return endpoint, _info(endpoint)
@@ -200,13 +202,12 @@ def _machine_endpoint() -> Endpoint | None:
         return home
     if host:
         return Endpoint(host, _docker_command(), _buildx_program(), {})
-    context = os.environ.get("DOCKER_CONTEXT") or ContextAPI.get_current_context().Name
+    context = os.environ.get("DOCKER_CONTEXT") or get_current_context_name()
     if context != "default":
         return _context_endpoint(context)
-    socket = _default_socket()
-    if not socket.exists():
+    if not _SOCKET.exists():
         return None
-    return Endpoint(f"unix://{socket}", _docker_command(), _buildx_program(), {})
+    return Endpoint(f"unix://{_SOCKET}", _docker_command(), _buildx_program(), {})
 
 
 def _context_endpoint(name: str) -> Endpoint:
@@ -220,10 +221,6 @@ def _context_endpoint(name: str) -> Endpoint:
     return Endpoint(
         str(context.Host), _docker_command(), _buildx_program(), {"DOCKER_CONTEXT": name}
     )
-
-
-def _default_socket() -> Path:
-    return Path("/var/run/docker.sock")
 
 
 def _docker_command() -> Path | None:
