@@ -20,10 +20,14 @@ import numpy.typing as npt
 
 __all__ = [
     "ET_DYN",
+    "ET_EXEC",
+    "FILE_HEADER",
     "PAGE",
+    "PF_W",
     "PT_INTERP",
     "PT_LOAD",
     "PT_PHDR",
+    "R_X86_64_RELATIVE",
     "SECTION_HEADER",
     "SEGMENT_HEADER",
     "SHT_NOBITS",
@@ -37,12 +41,14 @@ __all__ = [
 
 PAGE: Final = 4096
 
+ET_EXEC: Final = 2
 ET_DYN: Final = 3
 PT_LOAD: Final = 1
 PT_DYNAMIC: Final = 2
 PT_INTERP: Final = 3
 PT_PHDR: Final = 6
 PF_X: Final = 1
+PF_W: Final = 2
 SHT_SYMTAB: Final = 2
 SHT_NOBITS: Final = 8
 SHF_ALLOC: Final = 0x2

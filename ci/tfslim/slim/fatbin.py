@@ -30,6 +30,7 @@ __all__ = [
     "pack_container_header",
     "parse_container",
     "parse_wrapper_magic",
+    "smallest",
     "write_container",
     "zstd_frame_size",
 ]
@@ -323,9 +324,6 @@ def cubin_sm(head: bytes) -> int:
     raise FormatRefusedError(f"a cubin of ABI {head[7]}")
 
 
-def smallest(entries: Sequence[Entry]) -> int | None:
-    """Return the index of the smallest cubin (the first of equals), or None without cubins."""
-    cubins = [
-        (entry.size, index) for index, entry in enumerate(entries) if entry.kind is Kind.CUBIN
-    ]
-    return min(cubins)[1] if cubins else None
+def smallest(entries: Sequence[Entry]) -> int:
+    """Return the index of the smallest entry, cubins before all else (the first of equals)."""
+    return min((e.kind is not Kind.CUBIN, e.size, index) for index, e in enumerate(entries))[2]

@@ -1,0 +1,68 @@
+"""What is to be taken out of one ELF file, as plain data: what `plan` writes and `layout` reads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["ContainerCut", "FileCuts", "Placeholder", "Span"]
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Span(_Data):
+    """Bytes of a file that become zero. Offset and size in bytes."""
+
+    offset: int
+    size: int
+
+
+class ContainerCut(_Data):
+    """What stays of a fatbin container.
+
+    Attributes:
+        offset: File offset of the container.
+        keep: Indices of the entries that stay, ascending.
+        movable: Wrappers alone lead to it, so it may lie elsewhere.
+        empty: What becomes of it when nothing is kept: it holds a copy of the file's placeholder;
+            or its wrappers are led to the first movable container that holds one ("shared"); or all
+            of it becomes zero.
+    """
+
+    offset: int
+    keep: tuple[int, ...]
+    movable: bool = False
+    empty: Literal["", "copy", "shared", "zero"] = ""
+
+
+class Placeholder(_Data):
+    """The entry that stands for removed code: a real cubin for an architecture not named.
+
+    The driver then says what it says of any container without code for its GPU.
+
+    Attributes:
+        container: File offset of the container it is taken from.
+        entry: Its index there.
+    """
+
+    container: int
+    entry: int
+
+
+class FileCuts(_Data):
+    """Everything that is taken out of a file.
+
+    Attributes:
+        containers: In file order; also those that only move.
+        placeholder: What emptied containers hold; None where none is needed.
+        spans: Code outside containers, in file order.
+        sections: Indices of sections that are dropped, ascending.
+    """
+
+    containers: tuple[ContainerCut, ...] = ()
+    placeholder: Placeholder | None = None
+    spans: tuple[Span, ...] = ()
+    sections: tuple[int, ...] = ()

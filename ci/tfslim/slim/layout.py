@@ -1,0 +1,647 @@
+"""Lay out a smaller file without moving an address. Pure: says which bytes go where, writes none.
+
+Three steps. *Edit*: in the file as it is, containers are shortened in place, or packed together
+where wrappers lead to them, and what was there becomes zero. *Cut*: whole pages of zeros leave the
+file, and the segment around them is split so that the loader supplies the zeros (memsz > filesz).
+*Tail*: sections that are not loaded move up or are dropped. docs/slimming.md draws it.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+
+from tfslim.slim import fatbin
+from tfslim.slim.cuts import ContainerCut, FileCuts
+from tfslim.slim.elf import (
+    FILE_HEADER,
+    PAGE,
+    PF_W,
+    PT_INTERP,
+    PT_LOAD,
+    PT_PHDR,
+    R_X86_64_RELATIVE,
+    SECTION_HEADER,
+    SEGMENT_HEADER,
+    SHT_NOBITS,
+    Elf,
+    FormatRefusedError,
+    Section,
+    Segment,
+)
+from tfslim.slim.fatbin import Container, Entry
+
+__all__ = ["MAX_HOLES", "MIN_HOLE", "Layout", "Piece", "lay_out", "strip_refusal"]
+
+# A hole costs the loader two mappings (some microseconds); smaller ones are not worth it.
+MIN_HOLE: Final = 16 * 1024
+# Far below the 65530 mappings that Linux allows a process, with hundreds of libraries in it.
+MAX_HOLES: Final = 256
+# Zero bytes between two removed pieces (alignment) that count as part of the removed run.
+_GAP: Final = PAGE
+
+_SHF_INFO_LINK: Final = 0x40
+_SHT_RELOCATIONS: Final = (4, 9)
+
+
+_Kept = tuple[Container, ContainerCut, tuple[Entry, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of bytes of the edited file.
+
+    Attributes:
+        at: Offset in the edited file, before cuts.
+        length: Bytes.
+        source: Offset in the original to copy from; or the bytes themselves; None for zeros.
+    """
+
+    at: int
+    length: int
+    source: int | bytes | None
+
+    @property
+    def end(self) -> int:
+        """Offset just after the piece."""
+        return self.at + self.length
+
+    def part(self, start: int, end: int) -> Piece:
+        """Return the piece from `start` to `end`."""
+        skip = start - self.at
+        source = self.source
+        if isinstance(source, bytes):
+            return Piece(start, end - start, source[skip : end - self.at])
+        return Piece(start, end - start, None if source is None else source + skip)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The new file, as pieces in output order, and what became of it.
+
+    Attributes:
+        pieces: Written one after the other they are the file.
+        size: Bytes of the new file.
+        holes: Pages that left the file, as (start, end) offsets in the original.
+        moved: Old address → new address of containers.
+    """
+
+    pieces: tuple[Piece, ...]
+    size: int
+    holes: tuple[tuple[int, int], ...]
+    moved: dict[int, int]
+
+
+def lay_out(elf: Elf, cuts: FileCuts) -> Layout:
+    """Work out the new file.
+
+    Args:
+        elf: The original.
+        cuts: What is taken out of it.
+
+    Raises:
+        FormatRefusedError: The cuts do not fit the file, or its layout does not allow them.
+    """
+    if cuts.sections and (refusal := strip_refusal(elf, cuts.sections)):
+        raise FormatRefusedError(refusal)
+    edits, moved = _edit(elf, cuts)
+    edited = _overlay([Piece(0, elf.loaded_end, 0)], edits)
+    runs = list(_zero_runs(elf, edited))
+    shape = _Shape(elf, _holes(elf, runs), runs)
+    tail = _Tail(elf, cuts.sections, shape)
+    patches = [*_redirected(elf, moved), *shape.patches(), *tail.patches()]
+    patches.append(Piece(0, FILE_HEADER.size, _file_header(elf, shape, tail)))
+    body = _without(_overlay(edited, patches), shape.holes)
+    pieces = (*body, *tail.pieces)
+    size = sum(piece.length for piece in pieces)
+    return Layout(pieces, size, shape.holes, moved)
+
+
+# --- edit -------------------------------------------------------------------------------------
+
+
+def _edit(elf: Elf, cuts: FileCuts) -> tuple[list[Piece], dict[int, int]]:
+    """Return the changed pieces in order, and where containers moved (address → address)."""
+    if cuts.containers and any(segment.type == PT_INTERP for segment in elf.segments):
+        raise FormatRefusedError("a program that the kernel maps by itself")
+    chosen = [(_parse(elf, cut), cut) for cut in cuts.containers]
+    for (before, _), (after, _) in pairwise(chosen):
+        if before.end > after.offset:
+            raise FormatRefusedError("containers overlap or are not in order")
+    placeholder = _placeholder(elf, cuts)
+    kept = [(container, cut, _kept(container, cut, placeholder)) for container, cut in chosen]
+    edits: list[Piece] = []
+    placed: dict[int, int] = {}
+    for zone in _zones(elf, kept):
+        edits += _pack(zone, placed)
+    for container, cut, entries in kept:
+        if not cut.movable:
+            edits += _filled(
+                container.offset, container.end, _written_at(container.offset, entries)
+            )
+    for span in cuts.spans:
+        edits += _filled(span.offset, span.offset + span.size, [])
+    return sorted(edits, key=lambda piece: piece.at), _moves(elf, kept, placed)
+
+
+def _placeholder(elf: Elf, cuts: FileCuts) -> Entry | None:
+    if cuts.placeholder is None:
+        return None
+    taken = ContainerCut(offset=cuts.placeholder.container, keep=(cuts.placeholder.entry,))
+    return _parse(elf, taken).entries[cuts.placeholder.entry]
+
+
+def _parse(elf: Elf, cut: ContainerCut) -> Container:
+    section = elf.section_of(cut.offset)
+    if section is None:
+        raise FormatRefusedError("a container lies outside every section")
+    container = fatbin.parse_container(elf.data, cut.offset, section.file_end)
+    if any(index >= len(container.entries) for index in cut.keep):
+        raise FormatRefusedError("the plan names an entry that the container does not have")
+    return container
+
+
+def _kept(container: Container, cut: ContainerCut, placeholder: Entry | None) -> tuple[Entry, ...]:
+    """Return the entries that a container will hold; none where it is shared or becomes zero."""
+    if cut.empty != "copy":
+        return tuple(container.entries[index] for index in cut.keep)
+    if placeholder is None or container.header + placeholder.size > container.size:
+        raise FormatRefusedError("the placeholder does not fit a container")
+    return (placeholder,)
+
+
+def _written_at(at: int, entries: Sequence[Entry]) -> list[Piece]:
+    """Return a container of the entries, at an offset."""
+    if not entries:
+        return []
+    header = fatbin.pack_container_header(sum(entry.size for entry in entries))
+    pieces = [Piece(at, len(header), header)]
+    for entry in entries:
+        pieces.append(Piece(pieces[-1].end, entry.size, entry.offset))
+    return pieces
+
+
+def _filled(start: int, end: int, pieces: Sequence[Piece]) -> Iterator[Piece]:
+    """Yield the pieces, and zeros for the rest of [start, end)."""
+    for piece in pieces:
+        if piece.at > start:
+            yield Piece(start, piece.at - start, None)
+        yield piece
+        start = piece.end
+    if end > start:
+        yield Piece(start, end - start, None)
+
+
+def _zones(elf: Elf, kept: Sequence[_Kept]) -> Iterator[list[_Kept]]:
+    """Yield runs of movable containers with nothing but padding between them, in one section."""
+    zone: list[_Kept] = []
+    for item in kept:
+        container, cut, _ = item
+        if zone and not (cut.movable and _is_padding(elf, zone[-1][0].end, container.offset)):
+            yield zone
+            zone = []
+        if cut.movable:
+            zone.append(item)
+    if zone:
+        yield zone
+
+
+def _is_padding(elf: Elf, start: int, end: int) -> bool:
+    """True when bytes are few, zero, within one section, and no relocation writes them."""
+    if start == end:
+        return elf.section_of(start - 1) == elf.section_of(start)
+    if end - start >= _GAP or elf.data[start:end].strip(b"\0"):
+        return False
+    address = elf.to_address(start)
+    if address is None or elf.section_of(start - 1) != elf.section_of(end):
+        return False
+    return not len(_written(elf, address, end - start))
+
+
+def _written(elf: Elf, address: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+    """Return the addresses of 8-byte relocation targets that touch [address, address + size)."""
+    bounds = np.array([max(address - 7, 0), address + size], np.uint64)
+    low, high = np.searchsorted(elf.written_addresses, bounds)
+    return elf.written_addresses[low:high]
+
+
+def _pack(zone: Sequence[_Kept], placed: dict[int, int]) -> Iterator[Piece]:
+    """Yield a zone with what it keeps packed to its start; note in `placed` where each one went."""
+    start, end = zone[0][0].offset, zone[-1][0].end
+    pieces: list[Piece] = []
+    at = start
+    for container, _, entries in zone:
+        if entries:
+            placed[container.offset] = at
+            pieces += _written_at(at, entries)
+            at = pieces[-1].end
+    return _filled(start, end, pieces)
+
+
+def _moves(elf: Elf, kept: Sequence[_Kept], placed: dict[int, int]) -> dict[int, int]:
+    """Return old address → new address of each container that wrappers must be told about."""
+    host = next((c.offset for c, cut, _ in kept if cut.movable and cut.empty == "copy"), -1)
+    moves: dict[int, int] = {}
+    for container, cut, _ in kept:
+        if not cut.movable:
+            continue
+        new = placed.get(host if cut.empty == "shared" else container.offset)
+        old_address = elf.to_address(container.offset)
+        new_address = None if new is None else elf.to_address(new)
+        if old_address is None or new_address is None:
+            raise FormatRefusedError("a wrapper would lead nowhere")
+        if old_address != new_address:
+            moves[old_address] = new_address
+    return moves
+
+
+def _redirected(elf: Elf, moved: dict[int, int]) -> Iterator[Piece]:
+    """Yield the new addends of all relocations to moved containers.
+
+    The 8 bytes in the file that the relocation fills are changed too where they hold the old
+    address: the loader ignores them, tools read them.
+    """
+    if not moved:
+        return
+    relocations = elf.relocations
+    hits = np.flatnonzero(
+        (relocations.kind == R_X86_64_RELATIVE)
+        & np.isin(relocations.addend, np.array(list(moved), np.uint64))
+    )
+    for index in hits.tolist():
+        old = int(relocations.addend[index])
+        new = moved[old].to_bytes(8, "little")
+        yield Piece(int(relocations.record[index]) + 16, 8, new)
+        slot = elf.to_offset(int(relocations.where[index]))
+        if slot is not None and elf.data[slot : slot + 8] == old.to_bytes(8, "little"):
+            yield Piece(slot, 8, new)
+
+
+# --- cut --------------------------------------------------------------------------------------
+
+
+def _holes(elf: Elf, runs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the page runs that may leave the file, the largest ones if there are too many."""
+    holes: list[tuple[int, int]] = []
+    for start, end in runs:
+        for load in elf.loads:
+            low = _up(max(start, load.offset + 1))
+            high = _down(min(end, load.file_end))
+            if high - low >= MIN_HOLE:
+                holes += _between_relocations(elf, low, high)
+    big = sorted(
+        (h for h in holes if h[1] - h[0] >= MIN_HOLE), key=lambda hole: (hole[0] - hole[1], hole[0])
+    )
+    return sorted(big[:MAX_HOLES])
+
+
+def _zero_runs(elf: Elf, edited: Sequence[Piece]) -> Iterator[tuple[int, int]]:
+    """Yield runs of zeros that edits made, padding between them included."""
+    start: int | None = None
+    end = 0
+    for piece in edited:
+        if piece.source is None:
+            start = piece.at if start is None else start
+            end = piece.end
+        elif start is not None and not (
+            piece.source == piece.at and _is_padding(elf, piece.at, piece.end)
+        ):
+            yield start, end
+            start = None
+    if start is not None:
+        yield start, end
+
+
+def _between_relocations(elf: Elf, low: int, high: int) -> Iterator[tuple[int, int]]:
+    """Yield [low, high) without the pages that a relocation writes."""
+    address = elf.to_address(low)
+    if address is None:
+        return
+    written = _written(elf, address, high - low).astype(np.int64)
+    pages = np.unique(np.concatenate([written, written + 7]) // PAGE * PAGE) - address + low
+    for page in pages[(pages >= low) & (pages < high)].tolist():
+        if page > low:
+            yield low, page
+        low = page + PAGE
+    if high > low:
+        yield low, high
+
+
+class _Shape:
+    """The file's new program headers and how offsets change.
+
+    Args:
+        elf: The original.
+        holes: Candidate page runs, ascending.
+        runs: All runs of zeros that edits made, ascending.
+    """
+
+    def __init__(
+        self, elf: Elf, holes: Sequence[tuple[int, int]], runs: Sequence[tuple[int, int]]
+    ) -> None:
+        self._elf = elf
+        self._runs = runs
+        self.table_at: int | None = None
+        self.holes = tuple(self._reserve_table(list(holes)))
+        self._starts = [start for start, _ in self.holes]
+        self._removed = [0]
+        for start, end in self.holes:
+            self._removed.append(self._removed[-1] + end - start)
+        self.removed = self._removed[-1]
+        self.segments = [new for old in elf.segments for new in self._split(old)]
+        if self.table_at is not None:
+            self.segments = [self._with_table(segment) for segment in self.segments]
+
+    def _reserve_table(self, holes: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Keep room for the longer program header table at the start of one hole.
+
+        The largest hole of memory that stays read-only is preferred: nothing can then write there.
+        """
+        if not holes:
+            return []
+        need = _up((self._elf.phnum + len(holes)) * SEGMENT_HEADER.size)
+
+        def worth(hole: tuple[int, int]) -> tuple[bool, int]:
+            load = self._elf.load_of(hole[0])
+            return load is not None and not load.flags & PF_W, hole[1] - hole[0]
+
+        index = max(range(len(holes)), key=lambda i: worth(holes[i]))
+        start, end = holes[index]
+        if end - start < need + PAGE:
+            return []
+        self.table_at = start
+        holes[index] = (start + need, end)
+        return holes
+
+    def offset(self, old: int) -> int:
+        """Return where a byte of the original lies now; within a hole, where the hole was."""
+        index = bisect.bisect_right(self._starts, old)
+        if index and old < self.holes[index - 1][1]:
+            return self.holes[index - 1][0] - self._removed[index - 1]
+        return old - self._removed[index]
+
+    def _split(self, old: Segment) -> Iterator[Segment]:
+        inner = [h for h in self.holes if old.offset <= h[0] and h[1] <= old.file_end]
+        if old.type != PT_LOAD or not inner:
+            moved = self.offset(old.offset) if old.filesz else old.offset
+            yield _congruent(replace(old, offset=moved))
+            return
+        starts = [old.offset, *(end for _, end in inner)]
+        ends = [*(start for start, _ in inner), old.file_end]
+        memory_ends = [*starts[1:], old.offset + old.memsz]
+        if starts[-1] == old.file_end:  # nothing of the file follows the last hole
+            starts.pop()
+            ends.pop()
+            memory_ends = [*memory_ends[:-2], memory_ends[-1]]
+        for start, end, memory_end in zip(starts, ends, memory_ends, strict=True):
+            shift = start - old.offset
+            yield _congruent(
+                replace(
+                    old,
+                    offset=self.offset(start),
+                    vaddr=old.vaddr + shift,
+                    paddr=old.paddr + shift,
+                    filesz=end - start,
+                    memsz=memory_end - start,
+                )
+            )
+
+    def _with_table(self, segment: Segment) -> Segment:
+        """Return the segment; PT_PHDR with the place and size of the new table."""
+        if segment.type != PT_PHDR or self.table_at is None:
+            return segment
+        address = self._elf.to_address(self.table_at) or 0
+        return replace(
+            segment,
+            offset=self.offset(self.table_at),
+            vaddr=address,
+            paddr=address,
+            filesz=len(self.segments) * SEGMENT_HEADER.size,
+            memsz=len(self.segments) * SEGMENT_HEADER.size,
+        )
+
+    def section_size(self, section: Section) -> int:
+        """Return the bytes of a loaded section that are still in the file.
+
+        Zeros that edits left at its end do not count, so that tools which walk the section (as
+        cuobjdump does) find only what was kept.
+        """
+        end = section.file_end
+        index = bisect.bisect_left(self._runs, end, key=lambda run: run[0]) - 1
+        if index >= 0 and end <= self._runs[index][1]:
+            end = self._runs[index][0]
+        return max(self.offset(end) - self.offset(section.offset), 0)
+
+    def patches(self) -> Iterator[Piece]:
+        """Yield the new program header table, where there is one."""
+        if self.table_at is not None:
+            table = b"".join(segment.pack() for segment in self.segments)
+            yield Piece(self.table_at, len(table), table)
+
+
+def _congruent(segment: Segment) -> Segment:
+    """Return the segment with an alignment that its new offset satisfies (a page always does)."""
+    if segment.type == PT_LOAD and (segment.vaddr - segment.offset) % max(segment.align, 1):
+        return replace(segment, align=PAGE)
+    return segment
+
+
+def _up(offset: int) -> int:
+    return (offset + PAGE - 1) // PAGE * PAGE
+
+
+def _down(offset: int) -> int:
+    return offset // PAGE * PAGE
+
+
+# --- tail -------------------------------------------------------------------------------------
+
+
+def strip_refusal(elf: Elf, dropped: Sequence[int]) -> str:
+    """Return why sections cannot be dropped without touching what is loaded; empty if they can."""
+    if any(index >= len(elf.sections) for index in dropped):
+        return "the plan names a section that the file does not have"
+    gone = set(dropped)
+    kept = [section for index, section in enumerate(elf.sections) if index not in gone]
+    last_loaded = max((i for i, s in enumerate(elf.sections) if s.alloc), default=0)
+    if elf.shoff < elf.loaded_end or min(gone) < last_loaded or elf.shstrndx in gone:
+        return "its section table is laid out in an unusual way"
+    if any(elf.sections[i].alloc or elf.sections[i].offset < elf.loaded_end for i in gone):
+        return "its symbol table lies between loaded parts"
+    if any(s.link in gone or (_info_is_section(s) and s.info in gone) for s in kept):
+        return "other sections depend on its symbol table"
+    return "" if _tail_is_known(elf) else "bytes after its sections belong to nothing known"
+
+
+def _info_is_section(section: Section) -> bool:
+    return bool(section.flags & _SHF_INFO_LINK) or section.type in _SHT_RELOCATIONS
+
+
+def _tail_is_known(elf: Elf) -> bool:
+    """True when the file after its loaded part is sections, the section table and padding only."""
+    known = [(s.offset, s.file_end) for s in elf.sections if s.type not in (0, SHT_NOBITS)]
+    known.append((elf.shoff, elf.shoff + elf.shnum * SECTION_HEADER.size))
+    at = elf.loaded_end
+    for start, end in [*sorted(known), (elf.size, elf.size)]:
+        if start > at and elf.data[at:start].strip(b"\0"):
+            return False
+        at = max(at, end)
+    return True
+
+
+class _Tail:
+    """What follows the loaded part of the new file: sections that are not loaded, section table.
+
+    Args:
+        elf: The original.
+        dropped: Indices of sections that go.
+        shape: The new layout of the loaded part.
+    """
+
+    def __init__(self, elf: Elf, dropped: Sequence[int], shape: _Shape) -> None:
+        self._elf = elf
+        self._shape = shape
+        self.pieces: list[Piece] = []
+        self.shnum = elf.shnum
+        self.shstrndx = elf.shstrndx
+        self.shoff = 0
+        self._patches: list[Piece] = []
+        if dropped:
+            self._rebuild(set(dropped))
+        else:
+            self._copy()
+
+    def patches(self) -> Sequence[Piece]:
+        """Return changes to the loaded part (a section table that lies within it)."""
+        return self._patches
+
+    def _copy(self) -> None:
+        """Take everything after the loaded part as it is, with a corrected section table."""
+        elf = self._elf
+        start = elf.loaded_end
+        self.shoff = self._shape.offset(elf.shoff) if elf.shoff else 0
+        table: list[Piece] = []
+        if elf.shoff:
+            headers = b"".join(self._header(section) for section in elf.sections)
+            table = [Piece(elf.shoff, len(headers), headers)]
+        if elf.shoff >= start:
+            self.pieces = _overlay([Piece(start, elf.size - start, start)], table)
+        else:
+            self._patches = table
+            self.pieces = [Piece(start, elf.size - start, start)] if elf.size > start else []
+
+    def _rebuild(self, gone: set[int]) -> None:
+        """Write the kept sections one after the other, then a shorter section table."""
+        elf = self._elf
+        kept = [index for index in range(elf.shnum) if index not in gone]
+        number = {old: new for new, old in enumerate(kept)}
+        at = elf.loaded_end - self._shape.removed
+        places: dict[int, int] = {}
+        for index in sorted(kept, key=lambda i: elf.sections[i].offset):
+            section = elf.sections[index]
+            if section.offset < elf.loaded_end or section.type in (0, SHT_NOBITS):
+                continue
+            at = self._append(at, section.align, section.size, section.offset)
+            places[index] = at
+            at += section.size
+        headers = b"".join(
+            self._header(elf.sections[index], places.get(index), number) for index in kept
+        )
+        self.shoff = self._append(at, 8, len(headers), headers)
+        self.shnum, self.shstrndx = len(kept), number[elf.shstrndx]
+
+    def _append(self, at: int, align: int, size: int, source: int | bytes) -> int:
+        place = -(-at // max(align, 1)) * max(align, 1)
+        if place > at:
+            self.pieces.append(Piece(at, place - at, None))
+        if size:
+            self.pieces.append(Piece(place, size, source))
+        return place
+
+    def _header(
+        self, section: Section, place: int | None = None, number: dict[int, int] | None = None
+    ) -> bytes:
+        """Return a section header with its new offset, size and links."""
+        start = self._shape.offset(section.offset) if place is None else place
+        size = section.size
+        if section.alloc and section.type != SHT_NOBITS:
+            size = self._shape.section_size(section)
+        link, info = section.link, section.info
+        if number is not None:
+            link = number.get(link, link)
+            info = number.get(info, info) if _info_is_section(section) else info
+        return SECTION_HEADER.pack(
+            section.name_offset,
+            section.type,
+            section.flags,
+            section.addr,
+            start,
+            size,
+            link,
+            info,
+            section.align,
+            section.entsize,
+        )
+
+
+def _file_header(elf: Elf, shape: _Shape, tail: _Tail) -> bytes:
+    fields = list(FILE_HEADER.unpack_from(elf.data))
+    if shape.table_at is not None:
+        fields[5] = shape.offset(shape.table_at)
+        fields[10] = len(shape.segments)
+    fields[6], fields[12], fields[13] = tail.shoff, tail.shnum, tail.shstrndx
+    return FILE_HEADER.pack(*fields)
+
+
+# --- runs of pieces ---------------------------------------------------------------------------
+
+
+def _overlay(under: Sequence[Piece], over: Iterable[Piece]) -> list[Piece]:
+    """Return `under` with the pieces of `over` in place of what they cover.
+
+    Raises:
+        FormatRefusedError: Two pieces of `over` overlap, or one lies outside.
+    """
+    result: list[Piece] = []
+    limit = under[-1].end if under else 0
+    below = iter(under)
+    current = next(below, None)
+    for piece in sorted((p for p in over if p.length), key=lambda p: p.at):
+        while current is not None and current.end <= piece.at:
+            result.append(current)
+            current = next(below, None)
+        if current is None or current.at > piece.at or piece.end > limit:
+            raise FormatRefusedError("two changes to a file overlap, or one lies outside it")
+        if current.at < piece.at:
+            result.append(current.part(current.at, piece.at))
+        result.append(piece)
+        while current is not None and current.end <= piece.end:
+            current = next(below, None)
+        if current is not None and current.at < piece.end:
+            current = current.part(piece.end, current.end)
+    if current is not None:
+        result.append(current)
+    result.extend(below)
+    return result
+
+
+def _without(pieces: Sequence[Piece], holes: Sequence[tuple[int, int]]) -> Iterator[Piece]:
+    """Yield pieces (contiguous from 0) without the holes."""
+    remaining = iter([*holes, (1 << 63, 1 << 63)])
+    start, end = next(remaining)
+    for piece in pieces:
+        at = piece.at
+        while at < piece.end:
+            if at >= end:
+                start, end = next(remaining)
+            elif at >= start:
+                at = min(end, piece.end)
+            else:
+                stop = min(start, piece.end)
+                yield piece.part(at, stop)
+                at = stop
