@@ -9,7 +9,8 @@ for python in python3.11 python3; do
   set -- "$python" ${1:+"$python-venv"}
   apt-get install -y --no-install-recommends "$@"
   ln -sf "$(command -v "$python")" /usr/local/bin/python
-  exec python -V
+  python -V
+  exit
 done
 echo "install-python: this base has no python3 package" >&2
 exit 1

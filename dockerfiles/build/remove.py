@@ -53,8 +53,11 @@ def main() -> None:
                 saved += size(path)
                 remove(path)
         total += saved
-        print(f"remove: {saved / 1e6:8.1f} MB  {pattern}  ({reason})" if matches else
-              f"remove:   no match  {pattern}")
+        print(
+            f"remove: {saved / 1e6:8.1f} MB  {pattern}  ({reason})"
+            if matches
+            else f"remove:   no match  {pattern}"
+        )
     print(f"remove: {total / 1e6:8.1f} MB in all")
 
 

@@ -54,7 +54,8 @@ def summarize(values: Sequence[float]) -> Summary | None:
 
 def percentile(values: Sequence[float], share: float) -> float | None:
     """Return a percentile (`share` in 0…1), or None where fewer than ten values lie beyond it."""
-    if math.floor(len(values) * (1 - share)) < _BEYOND:
+    beyond = round(len(values) * (1 - share), 6)  # 1 - 0.9 is a little less than 0.1
+    if math.floor(beyond) < _BEYOND:
         return None
     return float(np.quantile(values, share))
 

@@ -1,0 +1,58 @@
+"""Sessions a person types; each is one line over the `tfslim` command or a tool."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.options.default_venv_backend = "venv"
+
+
+def _install(session: nox.Session, extra: str = "") -> None:
+    session.install("-e", f".{extra}")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types, Dockerfiles, YAML and shell scripts."""
+    _install(session, "[dev]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+    session.run("bash", "ci/lint-files.sh", external=True)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the unit tests, in seconds; arguments go to pytest."""
+    _install(session, "[dev]")
+    session.run("pytest", "-m", "not image and not gpu and not slow", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the images: all, or the variants given after --."""
+    _install(session)
+    session.run("tfslim", "build", "--setup-engine", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the main job: build, inspect, measure, report."""
+    _install(session)
+    session.run("tfslim", "bench", "--setup-engine", *session.posargs)
+
+
+@nox.session
+def report(session: nox.Session) -> None:
+    """Show the last run again."""
+    _install(session)
+    session.run("tfslim", "report", *session.posargs)
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    """Build and smoke-test all variants for real; needs root or a Docker engine, and minutes."""
+    _install(session, "[dev]")
+    session.run("pytest", "-m", "image", "-v", *session.posargs)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfslim.compat import check, compat
+from tfslim.config import Config
+from tfslim.errors import ConfigError
+from tfslim.plan import Build, disk_bytes, grouped, make_plan, matrix
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def plan(*only: str, **changes: Any) -> list[Build]:
+    return make_plan(Config().model_copy(update=changes), only)
+
+
+def test_the_default_plan_has_all_five_variants_with_their_from_names() -> None:
+    bases = {build.variant: build.bases for build in plan()}
+    assert list(bases) == ["stock", "approach-a", "approach-b", "training", "inference"]
+    assert bases["approach-a"] == (
+        "nvidia/cuda:12.4.1-runtime-ubuntu22.04",
+        "nvidia/cuda:12.4.1-devel-ubuntu22.04",
+    )
+    assert bases["inference"] == ("python:3.13-slim-trixie",)
+
+
+def test_an_unknown_variant_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'inference'"):
+        plan("infrence")
+
+
+def test_tensorflow_2_16_1_is_planned_with_numpy_1_26() -> None:
+    (build,) = plan("approach-b", tensorflow="2.16.1", python="3.11")
+    assert "numpy==1.26.4" in build.variables["CONSTRAINTS"]
+    assert build.bases == ("python:3.11-slim-bookworm",)
+
+
+def test_tensorflow_2_16_1_does_not_exist_for_python_3_13() -> None:
+    with pytest.raises(ConfigError, match=r"does not exist for Python 3\.13") as caught:
+        plan("inference", tensorflow="2.16.1")
+    assert "'3.12'" in caught.value.way_out
+
+
+def test_an_unknown_tensorflow_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean '2\.21\.0'"):
+        plan("stock", tensorflow="2.21.1")
+
+
+def test_debian_cannot_make_what_debian_does_not_have() -> None:
+    with pytest.raises(ConfigError, match="cannot be built from Debian packages"):
+        plan("stock", python="3.12", base_source="debian")
+    with pytest.raises(ConfigError, match=r"CUDA 12\.5\.1 bases cannot be built from Debian"):
+        plan("approach-a", cuda="12.5.1", base_source="debian")
+    assert plan("stock", python="3.12", base_source="auto")
+
+
+def test_approach_a_with_a_tensorflow_too_old_for_the_bases_python_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"brings Python 3\.13"):
+        plan("approach-a", tensorflow="2.16.1", python="3.11", base_source="debian")
+    assert check("approach-a", "2.16.1", "3.11", "12.4.1", "registry") == "3.11"
+
+
+def test_a_cuda_that_tensorflow_does_not_work_with_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"does not work with CUDA 12\.3\.2"):
+        plan("approach-a", cuda="12.3.2")
+
+
+def test_missing_paths_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="app folder"):
+        plan("stock", app=tmp_path / "gone")
+
+
+def test_the_matrix_is_what_github_actions_takes() -> None:
+    rows = matrix(plan("stock", "approach-a"))["include"]
+    assert [row["variant"] for row in rows] == ["stock", "approach-a"]
+    assert rows[1]["cuda"] == "12.4.1"
+    assert all(isinstance(value, str) for row in rows for value in row.values())
+
+
+def test_groups_fit_on_the_disk_and_each_has_stock_to_compare_with() -> None:
+    builds = plan()
+    assert [len(group) for group in grouped(builds, None)] == [5]
+    tight = max(disk_bytes([builds[0], build]) for build in builds)
+    groups = grouped(builds, tight)
+    assert all(group[0].variant == "stock" for group in groups)
+    assert all(disk_bytes(group) <= tight for group in groups)
+    others = [build.variant for group in groups for build in group[1:]]
+    assert others == ["approach-a", "approach-b", "training", "inference"]
+
+
+def test_without_stock_groups_hold_what_was_asked_for() -> None:
+    builds = plan("approach-b", "inference")
+    assert [[b.variant for b in g] for g in grouped(builds, 1)] == [["approach-b"], ["inference"]]
+
+
+def test_stock_alone_is_a_group() -> None:
+    (group,) = grouped(plan("stock"), 1)
+    assert [build.variant for build in group] == ["stock"]
+
+
+def test_the_bake_files_defaults_are_those_of_the_plan() -> None:
+    text = (ROOT / "dockerfiles" / "docker-bake.hcl").read_text()
+    defaults = dict(re.findall(r'variable "(\w+)" \{ default = "(.*)" \}', text))
+    for build in plan():
+        for name, value in build.variables.items():
+            if name != "MODEL_NAME":
+                assert defaults[name] == value, name
+
+
+def test_every_variant_of_the_table_has_a_dockerfile_and_a_target() -> None:
+    text = (ROOT / "dockerfiles" / "docker-bake.hcl").read_text()
+    for variant in compat().variants:
+        assert (ROOT / "dockerfiles" / variant / "Dockerfile").is_file()
+        assert f'target "{variant}"' in text
