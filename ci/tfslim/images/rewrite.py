@@ -1,0 +1,462 @@
+"""From an image comes an image: the same in everything but the files that an edit changed.
+
+The image is unpacked, edited on disk, and its layers are rewritten where edited files lie. All of
+the config is kept (entrypoint, env, user, ports, volumes, health check…) but for what must follow
+the layers; labels and annotations say what was done and from which digest.
+"""
+
+from __future__ import annotations
+
+import copy
+import datetime
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+
+from docker.errors import DockerException
+from pydantic import BaseModel, ConfigDict
+
+from tfslim.errors import ConfigError, EngineError, InputError
+from tfslim.images.archive import Image, Layer, Look, read_archive, read_layout
+from tfslim.images.inspect import saved_chunks, source_kind
+from tfslim.images.layers import Merged, merge
+from tfslim.images.oci import Blob, Compression, OciArchive, image_name
+from tfslim.images.relayer import LayerEdit, layer_edits, rewrite_layer
+from tfslim.images.tarstream import Forward, compression_of, unpacked
+from tfslim.images.unpack import Changes, Tree, blob_reader, need_free, unpack
+from tfslim.ui import Step, Ui, human_bytes
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+__all__ = [
+    "LayerChange",
+    "Rewriting",
+    "Rewritten",
+    "UnpackedImage",
+    "rewrite_image",
+    "unpacked_image",
+]
+
+Result = TypeVar("Result")
+
+_BASE_DIGEST = "org.opencontainers.image.base.digest"
+_BASE_NAME = "org.opencontainers.image.base.name"
+_GZIP_MAX_LEVEL, _ZSTD_MAX_LEVEL = 9, 22
+
+
+class LayerChange(BaseModel):
+    """One layer before and after; sizes are of the blob as stored, compressed or not."""
+
+    model_config = ConfigDict(frozen=True)
+
+    before_digest: str
+    after_digest: str
+    before_bytes: int
+    after_bytes: int
+    created_by: str
+
+    @property
+    def rewritten(self) -> bool:
+        """False where a machine that has the old image need not pull the layer again."""
+        return self.before_digest != self.after_digest
+
+
+class Rewritten(BaseModel):
+    """What became of an image.
+
+    Attributes:
+        source: What was read.
+        source_digest: Digest of its manifest, or of its config where it has none.
+        target: The name in the engine, or the archive's path.
+        name: The image's full reference.
+        manifest_digest: Of the new image, as an OCI tool or the containerd image store shows it.
+        config_digest: The new image's ID in the classic image stores.
+        disk_bytes_before: Content of the final file system, hard links once.
+        disk_bytes_after: The same of the new image.
+        replaced: Paths with new content.
+        removed: Paths that are gone.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    source: str
+    source_digest: str
+    target: str
+    name: str
+    manifest_digest: str
+    config_digest: str
+    disk_bytes_before: int
+    disk_bytes_after: int
+    layers: list[LayerChange]
+    replaced: list[str]
+    removed: list[str]
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """How the new image is made and where it goes.
+
+    Attributes:
+        name: Its reference, such as "mymodel:slim".
+        output: Archive file to write; without one it is loaded into the engine.
+        labels: Added to the config's labels.
+        annotations: Added to the manifest's; base name and digest are set in any case.
+        created_by: The command as the image's history shows it.
+        compression: Of rewritten layers.
+        level: Of the compression; None takes 10 for zstd and 6 for gzip.
+        scratch: Folder for the unpacked image; the system's temporary folder by default.
+    """
+
+    name: str
+    output: Path | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    created_by: str = "tfslim"
+    compression: Compression = "zstd"
+    level: int | None = None
+    scratch: Path | None = None
+
+    def checked_level(self) -> int:
+        """Return the level to use.
+
+        Raises:
+            ConfigError: The compression has no such level.
+        """
+        default, most = (
+            (10, _ZSTD_MAX_LEVEL) if self.compression == "zstd" else (6, _GZIP_MAX_LEVEL)
+        )
+        level = default if self.level is None else self.level
+        if not 1 <= level <= most:
+            raise ConfigError(
+                f"{self.compression} has no level {level}", way_out=f"Use 1 to {most}."
+            )
+        return level
+
+
+@dataclass(frozen=True)
+class UnpackedImage:
+    """An image with its final file system on disk, ready to be looked at or edited.
+
+    Attributes:
+        source: What was read.
+        archive: The local archive or layout its blobs lie in.
+        image: Config and layers.
+        merged: The final file system as a table.
+        tree: The same on disk.
+    """
+
+    source: str
+    archive: Path
+    image: Image
+    merged: Merged
+    tree: Tree
+
+
+@contextmanager
+def unpacked_image(
+    source: str,
+    *,
+    client: Callable[[], DockerClient],
+    scratch: Path | None = None,
+    ui: Ui | None = None,
+) -> Iterator[UnpackedImage]:
+    """Unpack an image into a temporary folder, which is removed afterwards whatever happens.
+
+    Args:
+        source: An OCI layout folder, a docker or OCI archive, or an image reference.
+        client: Gives the engine; called only for an image reference.
+        scratch: Where the folder is made; it needs room for the image, packed and unpacked.
+        ui: Shows progress.
+
+    Raises:
+        InputError: It is none of these, or damaged.
+        EngineError: The engine failed while it sent the image.
+        DiskError: There is not enough room.
+    """
+    ui = ui or Ui(quiet=True)
+    with tempfile.TemporaryDirectory(prefix="tfslim-", dir=scratch) as folder:
+        archive = _local_archive(source, client, Path(folder), ui)
+        with ui.step(f"Reading {source}") as step:
+            image = _read(archive, source, Look(checksums=True, on_bytes=step.advance))
+            merged = merge(image.layers)
+        root = Path(folder) / "root"
+        root.mkdir()
+        size = sum(inode.member.size_bytes for inode in merged.live)
+        with ui.step(f"Unpacking {human_bytes(size)}", total=size) as step:
+            tree = unpack(archive, image.layers, merged, root, on_bytes=step.advance)
+        yield UnpackedImage(source, archive, image, merged, tree)
+
+
+def rewrite_image(
+    source: str,
+    edit: Callable[[Path], Result],
+    how: Rewriting,
+    *,
+    client: Callable[[], DockerClient],
+    ui: Ui | None = None,
+) -> tuple[Rewritten, Result]:
+    """Make an image in which the files that `edit` changes or removes are changed or gone.
+
+    Args:
+        source: An OCI layout folder, a docker or OCI archive, or an image reference.
+        edit: Called with the unpacked file system; what it returns is handed through. New files
+            are not taken over: an edit replaces and removes.
+        how: The new image's name, place, labels and compression.
+        client: Gives the engine, where one is needed.
+        ui: Shows progress.
+
+    Raises:
+        InputError: See `unpacked_image`.
+        EngineError: The engine failed while it sent or took the image.
+        DiskError: There is not enough room.
+        ConfigError: The name or the compression level cannot be used.
+    """
+    ui = ui or Ui(quiet=True)
+    name, level = image_name(how.name), how.checked_level()
+    with unpacked_image(source, client=client, scratch=how.scratch, ui=ui) as opened:
+        result = edit(opened.tree.root)
+        changes = opened.tree.changes()
+        folder = how.output.parent if how.output else opened.tree.root.parent
+        with _partial(folder) as path:
+            with path.open("w+b") as file:
+                parts = _Writer(opened, changes, how, level, ui).write(file, name)
+                file.flush()
+                os.fsync(file.fileno())
+            if how.output:
+                path.replace(how.output)
+            else:
+                _load(client(), path, ui)
+        rewritten = _rewritten(opened, changes, how, name, parts)
+    return rewritten, result
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """Give a temporary file beside the target; it is gone afterwards unless it was renamed."""
+    try:
+        number, name = tempfile.mkstemp(prefix=".tfslim-", suffix=".partial", dir=folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written to", why=str(error), way_out="Give another --output."
+        ) from None
+    os.close(number)
+    try:
+        Path(name).chmod(0o644)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _local_archive(source: str, client: Callable[[], DockerClient], scratch: Path, ui: Ui) -> Path:
+    """Return the source as something whose blobs can be read again: a plain tar or a layout."""
+    kind = source_kind(source)
+    if kind == "directory":
+        raise InputError(
+            f"{source} is a folder, not an image",
+            why="it has no oci-layout file",
+            way_out="Slim a folder with --output or --in-place.",
+        )
+    if kind == "layout":
+        return Path(source)
+    saved = scratch / "source.tar"
+    if kind == "engine":
+        _save(client(), source, saved, ui)
+        return saved
+    with Path(source).open("rb", buffering=0) as file:
+        plain = Forward(file.read, source)
+        if compression_of(plain.peek(4)) == "none":
+            return Path(source)
+        with saved.open("wb") as out:
+            out.writelines(unpacked(plain).rest())
+    return saved
+
+
+def _save(client: DockerClient, reference: str, path: Path, ui: Ui) -> None:
+    with ui.step(f"Saving {reference} from the engine") as step, path.open("wb") as out:
+        done = 0
+        for chunk in saved_chunks(client, reference):
+            if not done:
+                need_free(path.parent, _image_bytes(client, reference), "saving the image")
+            out.write(chunk)
+            done += len(chunk)
+            step.update(human_bytes(done))
+
+
+def _image_bytes(client: DockerClient, reference: str) -> int:
+    return int(client.images.get(reference).attrs.get("Size") or 0)
+
+
+def _read(archive: Path, source: str, look: Look) -> Image:
+    if archive.is_dir():
+        return read_layout(archive, look)
+    return read_archive(archive, look, name=source)
+
+
+class _Writer:
+    """Writes the new image into an archive file."""
+
+    def __init__(
+        self, opened: UnpackedImage, changes: Changes, how: Rewriting, level: int, ui: Ui
+    ) -> None:
+        self.opened = opened
+        self.how = how
+        self.level = level
+        self.ui = ui
+        self.edits = layer_edits(opened.merged, changes, opened.tree.root)
+
+    def write(self, file: BinaryIO, name: str) -> tuple[list[Blob], Blob, Blob]:
+        """Write everything; return the layers, the manifest and the config."""
+        layers = self.opened.image.layers
+        archive = OciArchive(file)
+        total = sum(layer.unpacked_bytes for n, layer in enumerate(layers) if n in self.edits)
+        title = f"Rewriting {len(self.edits)} of {len(layers)} layers"
+        with self.ui.step(title, total=total) as step:
+            blobs = [
+                self._edited(archive, layer, self.edits[number], step)
+                if number in self.edits
+                else self._copied(archive, layer, number)
+                for number, layer in enumerate(layers)
+            ]
+        annotations = self._annotations()
+        config = self._config(blobs)
+        manifest, config_blob = archive.finish(
+            config=config, layers=blobs, annotations=annotations, name=name
+        )
+        return blobs, manifest, config_blob
+
+    def _copied(self, archive: OciArchive, layer: Layer, number: int) -> Blob:
+        blob, close = blob_reader(self.opened.archive, layer)
+        try:
+            diff_id = _diff_ids(self.opened.image)[number]
+            return archive.layer_copy(blob.rest(), layer.compression, diff_id)
+        finally:
+            close()
+
+    def _edited(self, archive: OciArchive, layer: Layer, edit: LayerEdit, step: Step) -> Blob:
+        blob, close = blob_reader(self.opened.archive, layer)
+
+        try:
+            with archive.layer(self.how.compression, self.level) as (sink, done):
+
+                def write(data: bytes) -> None:
+                    sink.write(data)
+                    step.advance(len(data))
+
+                rewrite_layer(unpacked(blob), edit, write)
+            return done[0]
+        finally:
+            close()
+
+    def _annotations(self) -> dict[str, str]:
+        image = self.opened.image
+        return {
+            **image.annotations,
+            **self.how.annotations,
+            _BASE_NAME: image.name,
+            _BASE_DIGEST: _source_digest(image),
+        }
+
+    def _config(self, blobs: list[Blob]) -> dict[str, Any]:
+        """Return the config with new diff_ids, labels and one more line of history."""
+        config = copy.deepcopy(self.opened.image.config)
+        created = _created(config)
+        if created:
+            config["created"] = created
+        config["rootfs"] = {"type": "layers", "diff_ids": [blob.diff_id for blob in blobs]}
+        step = {"created_by": self.how.created_by, "comment": "tfslim", "empty_layer": True}
+        config["history"] = [
+            *(config.get("history") or []),
+            {"created": created, **step} if created else step,
+        ]
+        run = config.setdefault("config", {})
+        run["Labels"] = {**(run.get("Labels") or {}), **self.how.labels}
+        return config
+
+
+def _created(config: dict[str, Any]) -> str | None:
+    """Return SOURCE_DATE_EPOCH as a time stamp, else the source's own: equal runs, equal bytes."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if epoch is None:
+        return cast("str | None", config.get("created"))
+    try:
+        moment = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        raise ConfigError(
+            f"SOURCE_DATE_EPOCH is {epoch!r}", way_out="It must be seconds since 1970."
+        ) from None
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _diff_ids(image: Image) -> list[str]:
+    return cast("list[str]", image.config["rootfs"]["diff_ids"])
+
+
+def _source_digest(image: Image) -> str:
+    return image.manifest_digest or image.config_digest
+
+
+def _load(client: DockerClient, path: Path, ui: Ui) -> None:
+    """Hand the archive to the engine.
+
+    Raises:
+        EngineError: It refused; nothing was named then.
+    """
+    with ui.step("Loading into the engine"), path.open("rb") as file:
+        try:
+            client.images.load(file)
+        except (DockerException, OSError) as error:
+            raise EngineError(
+                "the engine refused the new image",
+                why=str(error),
+                way_out="Write an archive with --output FILE and try docker load -i FILE; an old "
+                "engine may need --compression gzip.",
+            ) from None
+
+
+def _rewritten(
+    opened: UnpackedImage,
+    changes: Changes,
+    how: Rewriting,
+    name: str,
+    parts: tuple[list[Blob], Blob, Blob],
+) -> Rewritten:
+    blobs, manifest, config = parts
+    layers = [
+        LayerChange(
+            before_digest=layer.digest,
+            after_digest=blob.digest,
+            before_bytes=layer.blob_bytes,
+            after_bytes=blob.size_bytes,
+            created_by=layer.created_by,
+        )
+        for layer, blob in zip(opened.image.layers, blobs, strict=True)
+    ]
+    return Rewritten(
+        source=opened.source,
+        source_digest=_source_digest(opened.image),
+        target=str(how.output) if how.output else name,
+        name=name,
+        manifest_digest=manifest.digest,
+        config_digest=config.digest,
+        disk_bytes_before=sum(inode.member.size_bytes for inode in opened.merged.live),
+        disk_bytes_after=_disk_bytes(opened),
+        layers=layers,
+        replaced=sorted(changes.replaced),
+        removed=sorted(changes.removed),
+    )
+
+
+def _disk_bytes(opened: UnpackedImage) -> int:
+    """Return the content of the edited tree's files, hard links once."""
+    sizes: dict[int, int] = {}
+    for path, placed in opened.merged.files.items():
+        file = opened.tree.root / path
+        if placed.inode and os.path.lexists(file):
+            status = file.lstat()
+            sizes[status.st_ino] = status.st_size
+    return sum(sizes.values())

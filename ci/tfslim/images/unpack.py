@@ -1,0 +1,202 @@
+"""Put the file system a container sees on disk, and tell afterwards what was changed in it.
+
+Contents come straight from the layer where each file's last version lies; nothing is written that
+a later layer overwrites. Symbolic links are made last, so no file is ever written through one.
+Owners, special files and extended attributes are left out: the tree is to be looked at and edited,
+and `relayer` takes all metadata from the layers themselves.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfslim.errors import DiskError, InputError
+from tfslim.images.archive import Layer
+from tfslim.images.layers import Inode, Merged
+from tfslim.images.tarstream import Forward, tar_members, unpacked
+from tfslim.ui import human_bytes
+
+__all__ = ["Changes", "Tree", "blob_reader", "need_free", "unpack"]
+
+_SPARE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class Tree:
+    """An unpacked file system and how each of its files was left.
+
+    Attributes:
+        root: Its folder.
+        merged: What was unpacked.
+        stamps: By path, the file's (inode number, change time in ns).
+    """
+
+    root: Path
+    merged: Merged
+    stamps: dict[str, tuple[int, int]]
+
+    def changes(self) -> Changes:
+        """Return what is different now: by content, not by time stamps alone."""
+        removed: set[str] = set()
+        replaced: dict[str, Path] = {}
+        for path, placed in self.merged.files.items():
+            if placed.member.kind == "other":
+                continue
+            if not os.path.lexists(self.root / path):
+                removed.add(path)
+            elif placed.inode and self._changed(path, placed.inode):
+                replaced[path] = self.root / path
+        return Changes(frozenset(removed), replaced)
+
+    def _changed(self, path: str, inode: Inode) -> bool:
+        status = (self.root / path).lstat()
+        if (status.st_ino, status.st_ctime_ns) == self.stamps[path]:
+            return False
+        if status.st_size != inode.member.size_bytes:
+            return True
+        with (self.root / path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest() != inode.member.sha256
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an edit did to a tree, by final path.
+
+    Attributes:
+        removed: Paths that are gone.
+        replaced: Files with other content, and where that lies.
+    """
+
+    removed: frozenset[str]
+    replaced: dict[str, Path]
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.replaced)
+
+
+def need_free(folder: Path, wanted_bytes: int, purpose: str) -> None:
+    """Refuse before work begins that the disk cannot hold.
+
+    Raises:
+        DiskError: There is less free space than `wanted_bytes` and some spare.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < wanted_bytes + _SPARE_BYTES:
+        raise DiskError(
+            f"{folder} has {human_bytes(free)} free; {purpose} takes {human_bytes(wanted_bytes)}",
+            why=f"{human_bytes(_SPARE_BYTES)} are kept spare",
+            way_out="Free some space (docker system df shows what Docker holds), or give another "
+            "folder with TMPDIR.",
+        )
+
+
+def blob_reader(archive: Path, layer: Layer) -> tuple[Forward, Callable[[], None]]:
+    """Return a reader of a layer's blob as stored, and what closes it.
+
+    Args:
+        archive: The archive's file (uncompressed) or the layout's folder.
+        layer: One of its layers.
+    """
+    file = (archive / layer.key if archive.is_dir() else archive).open("rb", buffering=0)
+    file.seek(layer.offset)
+    reader = Forward(file.read, f"{archive}: {layer.digest}")
+    return reader.section(layer.blob_bytes, lambda _: None), file.close
+
+
+def unpack(
+    archive: Path,
+    layers: tuple[Layer, ...],
+    merged: Merged,
+    root: Path,
+    *,
+    on_bytes: Callable[[int], None],
+) -> Tree:
+    """Write the final file system under `root`, which must be empty.
+
+    Raises:
+        DiskError: The disk is full, or would be.
+        InputError: The image has paths that cannot be written.
+    """
+    need_free(root, sum(inode.member.size_bytes for inode in merged.live), "unpacking the image")
+    wanted: defaultdict[int, dict[int, Inode]] = defaultdict(dict)
+    for inode in merged.live:
+        layer, index = inode.entries[0]
+        wanted[layer][index] = inode
+    try:
+        _make_folders(root, merged)
+        for number, inodes in sorted(wanted.items()):
+            _write_layer(archive, layers[number], inodes, root, on_bytes)
+        _make_links(root, merged)
+    except OSError as error:
+        raise _unpack_failed(error, root) from None
+    stamps = {path: _stamp(root / path) for path, placed in merged.files.items() if placed.inode}
+    return Tree(root, merged, stamps)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_ino, status.st_ctime_ns
+
+
+def _make_folders(root: Path, merged: Merged) -> None:
+    for path, placed in merged.files.items():
+        folder = root / path if placed.member.kind == "dir" else (root / path).parent
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _write_layer(
+    archive: Path,
+    layer: Layer,
+    inodes: dict[int, Inode],
+    root: Path,
+    on_bytes: Callable[[int], None],
+) -> None:
+    blob, close = blob_reader(archive, layer)
+    try:
+        tar = unpacked(blob)
+        for index, (info, _) in enumerate(tar_members(tar)):
+            inode = inodes.get(index)
+            if inode:
+                if info.sparse is not None:
+                    raise tar.damaged("it holds a sparse file, which cannot be edited")
+                _write_file(root, inode, tar, on_bytes)
+                os.utime(root / inode.paths[0], (info.mtime, info.mtime))
+    finally:
+        close()
+
+
+def _write_file(root: Path, inode: Inode, tar: Forward, on_bytes: Callable[[int], None]) -> None:
+    first, *others = (root / path for path in inode.paths)
+    with first.open("xb") as file:
+        for piece in tar.pieces(inode.member.size_bytes):
+            file.write(piece)
+            on_bytes(len(piece))
+    first.chmod(inode.member.mode & 0o777 | 0o600)
+    for other in others:
+        other.hardlink_to(first)
+
+
+def _make_links(root: Path, merged: Merged) -> None:
+    for path, placed in merged.files.items():
+        if placed.member.kind == "symlink":
+            (root / path).symlink_to(placed.member.target)
+
+
+def _unpack_failed(error: OSError, root: Path) -> DiskError | InputError:
+    if error.errno == errno.ENOSPC:
+        return DiskError(
+            f"{root} is full",
+            way_out="Free some space, or give another folder with TMPDIR.",
+        )
+    return InputError(
+        "the image cannot be unpacked",
+        why=str(error),
+        way_out="Its paths may be too long or clash on this file system; try another TMPDIR.",
+    )
