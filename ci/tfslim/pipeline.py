@@ -115,6 +115,17 @@ class Line:
             budgets=self._config.budgets,
         )
 
+    @property
+    def model(self) -> models.Model:
+        """The model that is served."""
+        return self._served.model
+
+    def make_room(self, build: Build) -> None:
+        """Remove an image, and what its build left, if another one might not fit beside it."""
+        free = self._room()
+        if free is not None and free < max(disk_bytes([other]) for other in self._builds):
+            self._clear([build], keep=[])
+
     def inspect(self, source: str) -> Inspection:
         """Measure an image, archive or folder."""
         return inspect_source(source, client=self.engine.client, ui=self._ui)
@@ -132,7 +143,13 @@ class Line:
 
     def _bake(self, builds: Sequence[Build], model: Path | None) -> list[BuiltImage]:
         return build_images(
-            self.engine, builds, config=self._config, bases=self.bases, model=model, ui=self._ui
+            self.engine,
+            builds,
+            config=self._config,
+            bases=self.bases,
+            model=model,
+            logs=_STATE / "logs",
+            ui=self._ui,
         )
 
     @cached_property

@@ -29,7 +29,8 @@ from tfslim.ui import Step, Ui
 __all__ = ["BuiltImage", "build_images", "dockerfiles"]
 
 _CACHED = re.compile(r"^#(\d+) CACHED$")
-_STEP = re.compile(r"^#(\d+) \[(?!internal)(.+)\]")
+# "#12 [venv 2/4] RUN …": what a Dockerfile's line does; bases and contexts are not steps.
+_STEP = re.compile(r"^#(\d+) \[[^\]]*\d+/\d+\] (?!FROM )")
 _NO_SPACE = re.compile(r"no space left on device", re.IGNORECASE)
 _NO_NETWORK = re.compile(
     r"failed to resolve|name resolution|network is unreachable|connection (refused|reset|timed out)"
@@ -67,6 +68,7 @@ def build_images(
     config: Config,
     bases: Mapping[str, Base],
     model: Path | None,
+    logs: Path,
     ui: Ui,
 ) -> list[BuiltImage]:
     """Build images one after the other, so that disk and log stay readable.
@@ -77,6 +79,7 @@ def build_images(
         config: For image, cache and secret settings.
         bases: Where each FROM name comes from.
         model: Folder to bake as /model; None leaves it to be mounted.
+        logs: Folder for the whole log of each build.
         ui: Shows progress.
 
     Raises:
@@ -92,6 +95,7 @@ def build_images(
             definition=_definition(build, config, bases, model),
             cache=cache,
             bases={name: bases[name] for name in build.bases},
+            logs=logs,
             ui=ui,
         )
         for build in builds
@@ -105,6 +109,7 @@ def _build_one(
     definition: dict[str, Any],
     cache: LocalCache,
     bases: dict[str, Base],
+    logs: Path,
     ui: Ui,
 ) -> BuiltImage:
     target = definition["target"][build.variant]
@@ -113,7 +118,7 @@ def _build_one(
         target["cache-from"] = cache.sources(build.variant)
     start = time.monotonic()
     with ui.step(f"build {build.variant}") as step:
-        log = _Log(step)
+        log = _Log(step, logs / f"{build.variant}.log")
         digest = _bake(engine, build, definition, log)
     result = BuiltImage(
         build=build,
@@ -131,19 +136,27 @@ def _build_one(
             cache.export(build.variant, digest) as destination,
         ):
             target["cache-to"], target["output"] = [destination], ["type=cacheonly"]
-            _bake(engine, build, definition, _Log(step))
+            _bake(engine, build, definition, _Log(step, logs / f"{build.variant}-cache.log"))
     return result
 
 
 class _Log:
-    """What buildx's plain progress says: which steps there are, and which were cached."""
+    """What buildx's plain progress says: which steps there are, and which were cached.
 
-    def __init__(self, step: Step) -> None:
+    All of it is kept in a file, because an error shows only the end.
+    """
+
+    def __init__(self, step: Step, path: Path) -> None:
         self.steps: set[str] = set()
         self.cached: set[str] = set()
+        self.path = path
         self._step = step
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("", encoding="utf-8")
 
     def __call__(self, line: str) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
         if match := _STEP.match(line):
             self.steps.add(match[1])
         elif match := _CACHED.match(line):
@@ -178,7 +191,7 @@ def _bake(engine: Engine, build: Build, definition: dict[str, Any], log: _Log) -
             cwd=dockerfiles().parent,
         )
         if not done.ok:
-            raise _failure(build.variant, done)
+            raise _failure(build.variant, done, log.path)
         metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
     return str(metadata[build.variant].get("containerimage.digest", ""))
 
@@ -231,7 +244,7 @@ def _secrets(config: Config) -> list[str]:
     return [f"id={name},src={path}" for name, path in found.items() if path is not None]
 
 
-def _failure(variant: str, done: proc.Completed) -> TfslimError:
+def _failure(variant: str, done: proc.Completed, log: Path) -> TfslimError:
     """Tell from a failed build's log what kind of failure it was."""
     tail = "\n".join(done.tail.splitlines()[-25:])
     if _NO_SPACE.search(done.tail):
@@ -251,6 +264,6 @@ def _failure(variant: str, done: proc.Completed) -> TfslimError:
     return BuildFailedError(
         f"the build of {variant} failed",
         why=tail,
-        way_out="The end of the log is above. Correct the Dockerfile or its inputs; finished "
-        "steps are kept.",
+        way_out=f"The end of the log is above, the whole of it in {log}.\n"
+        "Correct the Dockerfile or its inputs; finished steps are kept.",
     )
