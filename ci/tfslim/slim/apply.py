@@ -1,0 +1,401 @@
+"""Carry out a plan: write each smaller file aside, prove it, and put it in place of the old one.
+
+Knows no policy. A file is replaced by one rename, after its new content is on disk and proved; at
+every moment, whatever ends the process, each name leads to the old file or to the finished new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tfslim.errors import DiskError, InputError, SlimError, VerifyError
+from tfslim.slim import layout, pool, verify
+from tfslim.slim.elf import PAGE, Elf, FormatRefusedError
+from tfslim.slim.layout import Piece
+from tfslim.slim.plan import FilePlan, Plan, sha256, tree_files
+from tfslim.ui import Ui, human_bytes
+
+__all__ = ["FileOutcome", "Outcome", "apply_plan"]
+
+_ASIDE: Final = ".tfslim-aside"
+_COPY_CHUNK: Final = 16 << 20
+# copy_file_range answers so where a file system cannot copy by itself.
+_NO_KERNEL_COPY: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileOutcome(_Data):
+    """What became of one file.
+
+    Attributes:
+        path: The file, relative to the tree.
+        before: Bytes it had.
+        after: Bytes it has.
+        state: Rewritten and proved; deleted; or restored, which means that it is what it was.
+        why: What spoke against the new file, where it was restored.
+        loader: What the dynamic loader showed: "same" answer as for the original, or "absent" where
+            this machine has no loader for it. Empty for deleted files.
+    """
+
+    path: str
+    before: int
+    after: int
+    state: Literal["verified", "deleted", "restored"]
+    why: str = ""
+    loader: Literal["same", "absent", ""] = ""
+
+
+class Outcome(_Data):
+    """What became of a tree.
+
+    Attributes:
+        tree: The tree that is now smaller.
+        tree_before: Bytes of its regular files before.
+        tree_after: And after.
+        files: What became of each file that the plan names.
+    """
+
+    tree: str
+    tree_before: int
+    tree_after: int
+    files: tuple[FileOutcome, ...]
+
+    @property
+    def restored(self) -> tuple[FileOutcome, ...]:
+        """The files that failed their proof and are as they were."""
+        return tuple(item for item in self.files if item.state == "restored")
+
+    def error(self) -> VerifyError | None:
+        """Return the error to end with where a file had to be restored."""
+        if not self.restored:
+            return None
+        return VerifyError(
+            f"{len(self.restored)} of {len(self.files)} files failed their proof and were left as "
+            "they were",
+            why="\n".join(f"{item.path}: {item.why}" for item in self.restored),
+            way_out="The rest of the tree is smaller and proved; nothing needs to be undone. "
+            "Please report these files with the output of `tfslim inspect`.",
+        )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one process needs to apply the plan to one file."""
+
+    plan: FilePlan
+    source: Path
+    target: Path
+    library_path: tuple[Path, ...]
+
+
+def apply_plan(
+    plan: Plan,
+    tree: Path,
+    output: Path | None = None,
+    ui: Ui | None = None,
+    *,
+    jobs: int | None = None,
+) -> Outcome:
+    """Carry out a plan on the tree that it was made for.
+
+    Args:
+        plan: What to do.
+        tree: The tree.
+        output: A folder to be made, with the smaller copy; None works in the tree itself.
+        ui: Where progress is shown.
+        jobs: Processes to use; None for one per CPU.
+
+    Raises:
+        SlimError: A file is no longer the one planned for; nothing was changed.
+        InputError: The output exists, or lies within the tree.
+        DiskError: There is not room enough.
+    """
+    ui = ui or Ui(quiet=True)
+    _check_unchanged(plan, tree, ui, jobs)
+    _check_room(plan, tree, output)
+    if output is None:
+        _clear_aside(tree)
+        files = _apply_files(plan, tree, tree, ui, jobs)
+        return _outcome(plan, tree, files)
+    _check_output(tree, output)
+    draft = output.with_name(output.name + _ASIDE)
+    with _removed_on_error(draft):
+        _copy_rest(plan, tree, draft, ui)
+        files = _apply_files(plan, tree, draft, ui, jobs)
+        draft.rename(output)
+    return _outcome(plan, output, files)
+
+
+def _outcome(plan: Plan, tree: Path, files: Sequence[FileOutcome]) -> Outcome:
+    saved = sum(item.before - item.after for item in files)
+    return Outcome(
+        tree=str(tree),
+        tree_before=plan.tree_bytes,
+        tree_after=plan.tree_bytes - saved,
+        files=tuple(sorted(files, key=lambda item: item.path)),
+    )
+
+
+# --- before anything is changed ---------------------------------------------------------------
+
+
+def _check_unchanged(plan: Plan, tree: Path, ui: Ui, jobs: int | None) -> None:
+    """Refuse unless every planned file has the content that the plan was made for."""
+    work = [(tree / item.path, item.size, item.sha256) for item in plan.files]
+    weights = [item.size for item in plan.files]
+    names = [item.path for item in plan.files]
+    with ui.step("Checking that the files are those of the plan", sum(weights)) as step:
+        same = pool.run(_is_unchanged, work, weights=weights, titles=names, step=step, jobs=jobs)
+    changed = [name for name, good in zip(names, same, strict=True) if not good]
+    if changed:
+        raise SlimError(
+            f"{len(changed)} files are not the ones that the plan was made for; nothing was done",
+            why="\n".join(changed[:20]),
+            way_out="Make the plan again on this tree.",
+        )
+
+
+def _is_unchanged(work: tuple[Path, int, str]) -> bool:
+    path, size, digest = work
+    try:
+        status = path.lstat()
+        regular = stat.S_ISREG(status.st_mode) and status.st_size == size
+        return regular and sha256(path) == digest
+    except OSError:
+        return False
+
+
+def _check_room(plan: Plan, tree: Path, output: Path | None) -> None:
+    """Refuse where the disk cannot hold what is written before anything old goes."""
+    rewritten = sorted(
+        (item.after for item in plan.files if item.action == "rewrite"), reverse=True
+    )
+    if output is None:
+        need = sum(rewritten[: len(os.sched_getaffinity(0))])
+        where = tree
+    else:
+        need = plan.tree_bytes - plan.saved
+        where = output.absolute().parent
+    free = shutil.disk_usage(where).free if where.exists() else 0
+    if free < need:
+        raise DiskError(
+            f"{human_bytes(need)} are needed in {where} and {human_bytes(free)} are free",
+            why="New files are written beside the old ones and proved before these go.",
+            way_out="Free some space, or choose another folder with --output.",
+        )
+
+
+def _check_output(tree: Path, output: Path) -> None:
+    resolved = output.resolve()
+    if resolved == tree.resolve() or tree.resolve() in resolved.parents:
+        raise InputError(f"{output} lies within {tree}", way_out="Choose a folder outside of it.")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} exists and is not empty", way_out="Choose a new folder.")
+    if not resolved.parent.is_dir():
+        raise InputError(f"{resolved.parent} is not a folder", way_out="Make it first.")
+
+
+def _clear_aside(tree: Path) -> None:
+    """Remove what an interrupted run left beside the files it was working on."""
+    for folder, _, names in os.walk(tree):
+        for name in names:
+            if name.endswith(_ASIDE):
+                Path(folder, name).unlink()
+
+
+@contextlib.contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+# --- a copy of the tree -----------------------------------------------------------------------
+
+
+def _copy_rest(plan: Plan, tree: Path, draft: Path, ui: Ui) -> None:
+    """Copy everything that the plan does not touch; nothing is shared with the original."""
+    planned = {name for item in plan.files for name in (item.path, *item.links)}
+    files = [item for item in tree_files(tree) if item.names[0] not in planned]
+    with ui.step("Copying what stays as it is", sum(item.size for item in files)) as step:
+        _copy_folders(tree, draft)
+        for item in files:
+            first, *others = (draft / name for name in item.names)
+            shutil.copy2(item.at(tree), first, follow_symlinks=False)
+            _own(first, item.at(tree).lstat())
+            for other in others:
+                os.link(first, other)
+            step.advance(item.size)
+        for source, copy in _folders(tree, draft):
+            shutil.copystat(source, copy, follow_symlinks=False)
+
+
+def _folders(tree: Path, draft: Path) -> Iterator[tuple[Path, Path]]:
+    for folder, _, _ in os.walk(tree):
+        yield Path(folder), draft / Path(folder).relative_to(tree)
+
+
+def _copy_folders(tree: Path, draft: Path) -> None:
+    """Make the folders, and everything in them that is neither a folder nor a regular file."""
+    for source, copy in _folders(tree, draft):
+        copy.mkdir(parents=True)
+        _own(copy, source.lstat())
+        for entry in os.scandir(source):
+            status = entry.stat(follow_symlinks=False)
+            if entry.is_symlink():
+                (copy / entry.name).symlink_to(Path(entry.path).readlink())
+            elif not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+                os.mknod(copy / entry.name, status.st_mode, status.st_rdev)
+            else:
+                continue
+            _own(copy / entry.name, status)
+
+
+def _own(path: Path, status: os.stat_result) -> None:
+    """Give a new file the owner of the old one, where this process may."""
+    with contextlib.suppress(PermissionError):
+        os.chown(path, status.st_uid, status.st_gid, follow_symlinks=False)
+
+
+# --- one file ---------------------------------------------------------------------------------
+
+
+def _apply_files(
+    plan: Plan, tree: Path, target: Path, ui: Ui, jobs: int | None
+) -> list[FileOutcome]:
+    folders = tuple(sorted({(tree / item.path).parent for item in plan.files}))
+    work = [_Work(item, tree, target, folders) for item in plan.files]
+    weights = [item.size for item in plan.files]
+    names = [item.path for item in plan.files]
+    with ui.step("Rewriting and proving", sum(weights)) as step:
+        return pool.run(_apply_one, work, weights=weights, titles=names, step=step, jobs=jobs)
+
+
+def _apply_one(work: _Work) -> FileOutcome:
+    """Apply the plan to one file and its other names."""
+    item = work.plan
+    source, target = work.source / item.path, work.target / item.path
+    if item.action == "delete":
+        for name in (item.path, *item.links):
+            (work.target / name).unlink(missing_ok=True)
+        return FileOutcome(path=item.path, before=item.size, after=0, state="deleted")
+    aside = target.with_name(f".{target.name}{_ASIDE}")
+    why = _write_proved(source, aside, work)
+    if why:
+        aside.unlink(missing_ok=True)
+        if not target.exists():
+            shutil.copy2(source, aside)
+            _own(aside, source.lstat())
+            _put(aside, work)
+        return FileOutcome(
+            path=item.path, before=item.size, after=item.size, state="restored", why=why
+        )
+    loader: Literal["same", "absent"] = "same" if verify.LOADER.exists() else "absent"
+    after = aside.stat().st_size
+    _put(aside, work)
+    return FileOutcome(
+        path=item.path, before=item.size, after=after, state="verified", loader=loader
+    )
+
+
+def _write_proved(source: Path, aside: Path, work: _Work) -> str:
+    """Write the new file aside; return what speaks against it, nothing when it is proved."""
+    aside.unlink(missing_ok=True)
+    try:
+        with Elf(source) as elf:
+            write_pieces(elf.path, layout.lay_out(elf, work.plan.cuts).pieces, aside)
+    except FormatRefusedError as refusal:
+        return str(refusal)
+    except OSError as error:
+        return f"it could not be written: {error}"
+    problems = verify.verify_file(source, aside, work.plan.cuts)
+    if not problems:
+        before = verify.loader_answer(source, work.library_path)
+        after = verify.loader_answer(aside, work.library_path)
+        if before != after:
+            problems.append(f"the loader now says: {_difference(before or '', after or '')}")
+    return "; ".join(problems[:5])
+
+
+def _difference(before: str, after: str) -> str:
+    known = set(before.splitlines())
+    return " | ".join([line for line in after.splitlines() if line not in known][:3])
+
+
+def _put(aside: Path, work: _Work) -> None:
+    """Put a finished file in place: same owner, rights and time; on disk before its name is."""
+    source, target = work.source / work.plan.path, work.target / work.plan.path
+    status = source.lstat()
+    _own(aside, status)
+    shutil.copystat(source, aside)
+    os.utime(aside, ns=(status.st_atime_ns, _epoch_ns(status.st_mtime_ns)))
+    with aside.open("rb") as file:
+        os.fsync(file.fileno())
+    aside.replace(target)
+    for name in work.plan.links:
+        link = work.target / name
+        spare = link.with_name(f".{link.name}{_ASIDE}")
+        spare.unlink(missing_ok=True)
+        os.link(target, spare)
+        spare.replace(link)
+    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _epoch_ns(mtime_ns: int) -> int:
+    """Return a file's time, not later than SOURCE_DATE_EPOCH where that is set (seconds)."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return min(mtime_ns, int(epoch) * 10**9) if epoch.isdecimal() else mtime_ns
+
+
+def write_pieces(source: Path, pieces: Sequence[Piece], target: Path) -> None:
+    """Write pieces one after the other into a new file; the kernel copies, nothing is held here.
+
+    Raises:
+        OSError: The file exists, or there is no room.
+    """
+    with source.open("rb") as reader, target.open("xb") as writer:
+        for piece in pieces:
+            if isinstance(piece.source, int):
+                writer.flush()
+                _copy_range(reader.fileno(), writer.fileno(), piece.source, piece.length)
+            elif piece.source is not None:
+                writer.write(piece.source)
+            elif piece.length < PAGE:
+                writer.write(bytes(piece.length))
+            else:  # long runs of zeros cost no disk
+                writer.seek(piece.length, os.SEEK_CUR)
+        writer.truncate()
+
+
+def _copy_range(reader: int, writer: int, offset: int, length: int) -> None:
+    while length:
+        try:
+            done = os.copy_file_range(reader, writer, length, offset)
+        except OSError as error:
+            if error.errno not in _NO_KERNEL_COPY:
+                raise
+            done = os.write(writer, os.pread(reader, min(length, _COPY_CHUNK), offset))
+        if not done:
+            raise OSError(errno.EIO, "the file became shorter while it was read")
+        offset += done
+        length -= done
