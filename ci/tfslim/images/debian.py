@@ -110,9 +110,9 @@ def build(recipe: Recipe, work: Path, ui: Ui) -> RootFs:
     apt.require_root(f"Building {recipe.name} from Debian packages")
     apt.install(_TOOLS, "base images from Debian packages", ui)
     archive, listing = work / "root.tar.zst", work / "packages"
+    argv, env = _command(recipe, archive, listing), {**apt.proxies(), "TMPDIR": str(work)}
     with ui.step(f"Build {recipe.name} from Debian {recipe.suite} packages") as step:
-        argv = _command(recipe, archive, listing)
-        done = proc.stream(argv, step.update, env={**apt.proxies(), "TMPDIR": str(work)})
+        done = proc.stream(argv, lambda line: step.update(line.removeprefix("I: ")[:78]), env=env)
     if not done.ok:
         raise _failed(recipe, done)
     return RootFs(archive, tuple(sorted(listing.read_text().split())))
@@ -167,6 +167,14 @@ def _failed(recipe: Recipe, done: proc.Completed) -> BuildFailedError | DiskErro
             what,
             why=done.tail,
             way_out="Free some space (docker system prune), or set TMPDIR to a larger disk.",
+        )
+    if "NO_PUBKEY" in done.stdout:
+        return BuildFailedError(
+            what,
+            why=f"{apt.DEBIAN_KEYRING} is too old for Debian {recipe.suite}.\n{done.tail}",
+            way_out="Install a newer debian-archive-keyring: "
+            "https://packages.debian.org/stable/debian-archive-keyring\n"
+            "or use `base-source: registry`.",
         )
     if apt.unreachable(done.stdout):
         return NetworkError(

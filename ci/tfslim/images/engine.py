@@ -115,7 +115,7 @@ class Engine:
         self, args: Sequence[str], on_line: Callable[[str], None] | None = None
     ) -> proc.Completed:
         """Run `docker ARGS`; 127 where the machine has no docker command."""
-        argv = [str(self.endpoint.docker), *args]
+        argv = [str(self.endpoint.docker or "docker"), *args]
         if on_line is None:
             return proc.run(argv, env=self.endpoint.env)
         return proc.stream(argv, on_line, env=self.endpoint.env)
@@ -158,6 +158,7 @@ def find_engine(ui: Ui, *, setup: bool, make_builder: bool = True) -> Engine:
     version = _checked_buildx(endpoint)
     is_embedded = endpoint.host == embedded.Home.default().endpoint().host
     choice = _choose_driver(endpoint, info, ui, make_builder=make_builder)
+    ui.note(f"Docker at {endpoint.host}; buildx {version}, driver {choice.driver}: {choice.reason}")
     return Engine(
         endpoint=endpoint,
         embedded=is_embedded,

@@ -78,6 +78,7 @@ touch {tmp_path}/root.tar.zst; printf 'zlib=1\\nbash=5\\n' > {tmp_path}/packages
         ("tar: No space left on device", DiskError),
         ("E: Could not resolve 'm'", NetworkError),
         ("E: Unable to locate package x", BuildFailedError),
+        ("W: GPG error: NO_PUBKEY 6ED0E7B82643E131", BuildFailedError),
     ],
 )
 def test_failures_are_told_apart(
