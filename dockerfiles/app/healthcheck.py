@@ -20,9 +20,9 @@ def main() -> int:
             connection.sendall(b"GET /ready HTTP/1.0\r\nHost: localhost\r\n\r\n")
             status_line = connection.recv(64).split(b"\r\n")[0]
     except OSError as error:
-        print(f"not reachable at {address[0]}:{address[1]}: {error}")  # noqa: T201
+        print(f"not reachable at {address[0]}:{address[1]}: {error}")
         return 1
-    print(status_line.decode("ascii", "replace"))  # noqa: T201
+    print(status_line.decode("ascii", "replace"))
     return 0 if b" 200 " in status_line else 1
 
 

@@ -18,11 +18,11 @@ SEED = 0
 def main() -> int:
     """Build, export aside, and move into place."""
     if len(sys.argv) != 2:
-        print(__doc__, file=sys.stderr)  # noqa: T201
+        print(__doc__, file=sys.stderr)
         return 2
     out = Path(sys.argv[1])
     if out.exists():
-        print(f"{out} exists already", file=sys.stderr)  # noqa: T201
+        print(f"{out} exists already", file=sys.stderr)
         return 1
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
@@ -33,7 +33,7 @@ def main() -> int:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    print(out)  # noqa: T201
+    print(out)
     return 0
 
 

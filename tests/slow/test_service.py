@@ -200,6 +200,17 @@ def test_mobilenet_by_row_by_batch_and_by_json(python: dict[str, str], mobilenet
         np.testing.assert_array_equal(np.float32(rows), one)
 
 
+def test_a_client_sees_413_although_it_is_still_sending(
+    python: dict[str, str], mobilenet: Path
+) -> None:
+    with serving(python, mobilenet) as server:
+        parts = (b"x" * 2**20 for _ in range(100))
+        for body in (b"x" * 100 * 2**20, parts):
+            answer = server.client.post("/predict", content=body)
+            assert answer.status_code == 413
+        assert server.client.get("/ready").status_code == 200
+
+
 def test_sigterm_finishes_what_is_in_flight_and_exits_0_quickly(
     python: dict[str, str], mobilenet: Path
 ) -> None:

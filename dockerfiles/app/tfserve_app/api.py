@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib.metadata
 import platform
 import time
@@ -29,7 +28,6 @@ _NPZ = "application/x-npz"
 # curl -d sends a form's content type with whatever it is given.
 _JSON_TYPES = ("", _JSON, "text/plain", "application/x-www-form-urlencoded")
 _RETRY = {"Retry-After": "1"}
-_DISCARD_SECONDS = 2.0
 _T = TypeVar("_T")
 
 
@@ -121,25 +119,20 @@ async def _in_thread(service: Service, work: Callable[[], Response]) -> Response
 async def _read_body(request: Request, limit: int) -> bytes:
     """Read the request's body, never keeping more than `limit` bytes of it.
 
-    Of a larger one the rest is read and dropped for a moment: most clients look for an answer only
-    after they have sent everything.
+    What a client still sends after an early answer is read and dropped by Uvicorn, so that the
+    client gets to see the answer.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise RequestError("compressed request bodies are not supported", status=415)
-    room = limit if int(request.headers.get("content-length", "0")) <= limit else -1
-    if room < 0 and request.headers.get("expect", "").lower() == "100-continue":
-        raise BodyTooLargeError  # this client waits to be asked
-    chunks: list[bytes] = []
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_DISCARD_SECONDS if room < 0 else None) as patience:
-            async for chunk in request.stream():
-                room -= len(chunk)
-                if room >= 0:
-                    chunks.append(chunk)
-                elif patience.when() is None:
-                    patience.reschedule(asyncio.get_running_loop().time() + _DISCARD_SECONDS)
-    if room < 0:
+    if int(request.headers.get("content-length", "0")) > limit:
         raise BodyTooLargeError
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise BodyTooLargeError
+        chunks.append(chunk)
     return b"".join(chunks)
 
 
@@ -276,7 +269,7 @@ def _add_error_handlers(app: FastAPI, service: Service) -> None:
     async def too_large(_: Request, __: BodyTooLargeError) -> Response:
         limit = service.settings.max_body_bytes
         text = f"the body is larger than {limit} bytes (MAX_BODY_BYTES)"
-        return _json({"error": text}, 413, {"Connection": "close"})
+        return _json({"error": text}, 413)
 
     @app.exception_handler(NotReadyError)
     async def not_ready(_: Request, __: NotReadyError) -> Response:

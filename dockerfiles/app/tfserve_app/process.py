@@ -50,13 +50,13 @@ def handle_signals() -> None:
 
 def fail(message: str, status: int) -> NoReturn:
     """Say in one line why the service cannot start, and end the process."""
-    print(f"tfserve: {' '.join(message.split())}", file=sys.stderr, flush=True)  # noqa: T201
+    print(f"tfserve: {' '.join(message.split())}", file=sys.stderr, flush=True)
     os._exit(status)
 
 
 def log_event(event: str, **fields: object) -> None:
     """Write one line of JSON to standard output."""
-    print(json.dumps({"event": event, **fields}), flush=True)  # noqa: T201
+    print(json.dumps({"event": event, **fields}), flush=True)
 
 
 def process_age() -> float:
