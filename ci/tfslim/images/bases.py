@@ -6,6 +6,7 @@ the registry's image by digest, or an equivalent built from Debian packages and 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -136,11 +137,8 @@ def _pull_bytes(engine: Engine, name: str, index: dict[str, Any]) -> int | None:
 
 def _architecture(engine: Engine) -> str:
     """Return the engine's architecture as image indexes spell it."""
-    client = engine.client()
-    try:
+    with contextlib.closing(engine.client()) as client:
         return str(client.version()["Arch"])
-    finally:
-        client.close()
 
 
 def _inspect(engine: Engine, reference: str, *options: str) -> dict[str, Any]:
@@ -187,13 +185,11 @@ def _pin(packages: Sequence[str]) -> str:
 
 def _labels(engine: Engine, tag: str) -> dict[str, str] | None:
     """Return an image's labels; None where the engine has no such image."""
-    client = engine.client()
-    try:
-        return dict(client.images.get(tag).labels)
-    except ImageNotFound:
-        return None
-    finally:
-        client.close()
+    with contextlib.closing(engine.client()) as client:
+        try:
+            return dict(client.images.get(tag).labels)
+        except ImageNotFound:
+            return None
 
 
 def _build(engine: Engine, recipe: debian.Recipe, tag: str, ui: Ui) -> dict[str, str]:
@@ -226,15 +222,13 @@ def _changes(recipe: debian.Recipe, labels: dict[str, str]) -> list[str]:
 
 def _import(engine: Engine, archive: Path, tag: str, changes: list[str]) -> None:
     repository, _, version = tag.rpartition(":")
-    client = engine.client()
-    try:
-        said = client.api.import_image_from_file(
-            str(archive), repository=repository, tag=version, changes=changes
-        )
-    except DockerException as error:
-        raise _not_imported(tag, str(error)) from error
-    finally:
-        client.close()
+    with contextlib.closing(engine.client()) as client:
+        try:
+            said = client.api.import_image_from_file(
+                str(archive), repository=repository, tag=version, changes=changes
+            )
+        except DockerException as error:
+            raise _not_imported(tag, str(error)) from error
     if '"error"' in said:
         raise _not_imported(tag, said)
 
@@ -286,9 +280,5 @@ def _export_layout(engine: Engine, tag: str, folder: Path) -> str:
 
 
 def _save(engine: Engine, tag: str, target: Path) -> None:
-    client = engine.client()
-    try:
-        with target.open("wb") as out:
-            out.writelines(client.images.get(tag).save(named=True))
-    finally:
-        client.close()
+    with contextlib.closing(engine.client()) as client, target.open("wb") as out:
+        out.writelines(client.images.get(tag).save(named=True))

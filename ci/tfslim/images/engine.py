@@ -7,6 +7,7 @@ a running embedded engine, and only when asked a new embedded one. What was foun
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -32,6 +33,7 @@ BUILDER = "tfslim"
 _MIN_BUILDX = (0, 10)  # named contexts, metadata files and bake as docker-bake.hcl uses them
 _CONTAINERD_STORE = ["driver-type", "io.containerd.snapshotter.v1"]
 _CALL_SECONDS = 20
+_TRANSFER_SECONDS = 600
 _SOCKET = Path("/var/run/docker.sock")
 _PLUGIN_FOLDERS = (
     "/usr/local/lib/docker/cli-plugins",
@@ -132,11 +134,8 @@ class Engine:
 
     def version_info(self) -> dict[str, str]:
         """Return the versions that a report names."""
-        client = self.client()
-        try:
+        with contextlib.closing(self.client()) as client:
             components = client.version().get("Components", [])
-        finally:
-            client.close()
         versions = {part["Name"].lower(): part["Version"] for part in components}
         return {**versions, "engine": self.server_version, "buildx": self.buildx_version}
 
@@ -239,30 +238,35 @@ def _buildx_program() -> Path | None:
     return Path(found) if found else None
 
 
-def _client(endpoint: Endpoint) -> docker.DockerClient:
-    """Return an API client for an endpoint, with its TLS settings where it has any."""
+def _client(endpoint: Endpoint, timeout: int = _TRANSFER_SECONDS) -> docker.DockerClient:
+    """Return an API client for an endpoint, with its TLS settings where it has any.
+
+    Args:
+        endpoint: What to talk to.
+        timeout: Seconds of silence after which a call fails.
+    """
     name = endpoint.env.get("DOCKER_CONTEXT")
-    if name:
-        context = ContextAPI.get_context(name)
-        tls = context.TLSConfig or False
-        return docker.DockerClient(base_url=endpoint.host, version="auto", tls=tls)
-    if endpoint.env.get("DOCKER_HOST") or endpoint.host.startswith("unix://"):
-        return docker.DockerClient(base_url=endpoint.host, version="auto", timeout=600)
-    return docker.from_env(version="auto", use_ssh_client=endpoint.host.startswith("ssh://"))
+    ssh = endpoint.host.startswith("ssh://")
+    if not name and not endpoint.host.startswith("unix://"):
+        return docker.from_env(version="auto", timeout=timeout, use_ssh_client=ssh)
+    tls = ContextAPI.get_context(name).TLSConfig if name else None
+    return docker.DockerClient(
+        base_url=endpoint.host,
+        version="auto",
+        timeout=timeout,
+        tls=tls or False,
+        use_ssh_client=ssh,
+    )
 
 
 def _info(endpoint: Endpoint) -> dict[str, Any]:
     """Return the engine's description of itself, or say why it does not answer."""
     try:
-        client = _client(endpoint)
+        client = _client(endpoint, _CALL_SECONDS)
+        with contextlib.closing(client):
+            return dict(client.info())
     except (DockerException, OSError) as error:
         raise _no_answer(endpoint, error) from error
-    try:
-        return dict(client.info())
-    except (DockerException, OSError) as error:
-        raise _no_answer(endpoint, error) from error
-    finally:
-        client.close()
 
 
 def _no_answer(endpoint: Endpoint, error: Exception) -> EngineError:

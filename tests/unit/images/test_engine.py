@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,8 @@ def serve(machine: Path) -> Iterator[Callable[..., FakeApi]]:
     """Start an engine's API at the default socket or another."""
     running: list[FakeApi] = []
 
-    def start(info: dict[str, Any] | None = None, socket: Path | None = None) -> FakeApi:
-        running.append(FakeApi(socket or machine / "docker.sock", info))
+    def start(info: dict[str, Any] | None = None, path: Path | None = None) -> FakeApi:
+        running.append(FakeApi(path or machine / "docker.sock", info))
         return running[-1]
 
     yield start
@@ -128,12 +129,24 @@ def test_docker_host_that_does_not_answer_is_not_passed_over(
     assert "unset DOCKER_HOST" in caught.value.way_out
 
 
+def test_engine_that_hangs_does_not_hang_the_run(
+    ui: Ui, machine: Path, buildx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_CALL_SECONDS", 1)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(machine / "docker.sock"))
+        listener.listen()
+        with pytest.raises(EngineError, match="does not answer") as caught:
+            find_engine(ui, setup=False)
+    assert "systemctl start docker" in caught.value.way_out
+
+
 def test_permission_denied_says_how_to_get_it(
     ui: Ui, machine: Path, buildx: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (machine / "docker.sock").touch()
 
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise DockerException("PermissionError(13, 'Permission denied')")
 
     monkeypatch.setattr(engine, "_client", refuse)
