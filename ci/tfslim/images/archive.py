@@ -193,6 +193,13 @@ class _Kind(BaseModel):
     manifests: object = None
 
 
+class _Links(BaseModel):
+    """What an index or a manifest leads to."""
+
+    manifests: list[_Descriptor] = Field(default_factory=list)
+    config: _Descriptor | None = None
+
+
 class _DockerItem(BaseModel):
     config: str = Field(alias="Config")
     layers: list[str] = Field(alias="Layers")
@@ -330,28 +337,56 @@ def read_archive(
     return _image(shelf, only)
 
 
-def read_layout(folder: Path, look: Look, *, only: str | None = None) -> Image:
+def read_layout(
+    folder: Path,
+    look: Look,
+    *,
+    name: str | None = None,
+    only: str | None = None,
+    digest: str | None = None,
+) -> Image:
     """Read an image from an OCI layout folder; only the blobs of that image are opened.
+
+    Args:
+        folder: Has `blobs/sha256`, and `index.json` unless a digest is given.
+        look: What to learn of each file.
+        name: What to call it; the folder's path by default.
+        only: The reference to take when the layout holds several images.
+        digest: The index or manifest to start from, in a content store without `index.json`.
 
     Raises:
         InputError: The folder is no layout, is damaged, or holds no image for linux/amd64.
     """
-    shelf = _Shelf(str(folder), look)
-    for path in (folder / "index.json", *sorted((folder / "blobs" / "sha256").glob("*"))):
-        if path.is_file() and path.stat().st_size <= _MAX_JSON_BYTES:
-            _put_file(shelf, folder, path, json_only=True)
+    shelf = _Shelf(name or str(folder), look)
+    if digest:
+        shelf.jsons["index.json"] = json.dumps({"manifests": [{"digest": digest}]}).encode()
+    else:
+        _put_file(shelf, folder, "index.json")
+    _put_linked(shelf, folder)
     found = _choose(shelf, only)
     for key in dict.fromkeys(found.layers):
-        if (folder / key).is_file():
-            _put_file(shelf, folder, folder / key, json_only=False)
+        _put_file(shelf, folder, key)
     return _assemble(shelf, found)
 
 
-def _put_file(shelf: _Shelf, folder: Path, path: Path, *, json_only: bool) -> None:
-    with _opened(path) as file:
-        source = Forward(file.read, shelf.name)
-        if not json_only or source.peek(1) == b"{":
-            shelf.put(path.relative_to(folder).as_posix(), path.stat().st_size, source)
+def _put_linked(shelf: _Shelf, folder: Path) -> None:
+    """Take the JSON blobs that lead from the index to manifests and configs."""
+    pending = ["index.json"] if "index.json" in shelf.jsons else []
+    while pending:
+        links = _parsed(_Links, shelf, pending.pop())
+        for link in (*links.manifests, *((links.config,) if links.config else ())):
+            key = _blob_key(link.digest)
+            if key not in shelf.jsons:
+                _put_file(shelf, folder, key)
+                if key in shelf.jsons and link is not links.config:
+                    pending.append(key)
+
+
+def _put_file(shelf: _Shelf, folder: Path, key: str) -> None:
+    path = folder / safe_path(key, Forward(lambda _: b"", shelf.name))
+    if path.is_file():
+        with _opened(path) as file:
+            shelf.put(key, path.stat().st_size, Forward(file.read, shelf.name))
 
 
 def _opened(path: Path) -> io.FileIO:

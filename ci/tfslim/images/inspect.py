@@ -7,16 +7,13 @@ links lead to it. Bytes are bytes of file content; directories and tar headers a
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from docker.errors import DockerException, ImageNotFound, NotFound
-
-from tfslim.errors import EngineError, InputError
+from tfslim.errors import InputError
 from tfslim.images.archive import Image, Layer, Look, read_archive, read_layout
 from tfslim.images.contents import Owner, Owners, is_elf, kind_of, records_ownership
 from tfslim.images.folder import DUPLICATE_MIN_BYTES, folder_layer
@@ -36,6 +33,7 @@ from tfslim.images.inspection import (
     Waste,
 )
 from tfslim.images.layers import Inode, Merged, merge
+from tfslim.images.store import find_stored, saved_chunks
 from tfslim.ui import Step, Ui, human_bytes
 
 if TYPE_CHECKING:
@@ -46,7 +44,6 @@ __all__ = [
     "inspect_dir",
     "inspect_image",
     "inspect_source",
-    "saved_chunks",
     "shared_layers",
     "source_kind",
 ]
@@ -55,7 +52,6 @@ GpuProbe = Callable[[Path], FileGpuUse | None]
 
 _TOP = 25
 _GPU_PROBE_MIN_BYTES = 64 << 10
-_SAVE_CHUNK_BYTES = 2 << 20
 
 
 def source_kind(source: str) -> SourceKind:
@@ -119,8 +115,7 @@ def inspect_image(
     with _progress(ui, f"Reading {source}") as step:
         look = _look(gpu, step)
         if client is not None:
-            image = read_archive(saved_chunks(client(), source), look, name=source)
-            return _of_image(source, "engine", image)
+            return _of_image(source, "engine", _from_engine(client(), source, look))
         if source_kind(source) == "layout":
             return _of_image(source, "layout", read_layout(Path(source), look))
         return _of_image(source, "archive", read_archive(Path(source), look, name=source))
@@ -172,34 +167,11 @@ def shared_layers(inspections: Sequence[Inspection]) -> Shared:
     )
 
 
-def saved_chunks(client: DockerClient, reference: str) -> Iterator[bytes]:
-    """Yield `docker save` of an image.
-
-    Raises:
-        InputError: The engine has no such image; names the nearest it has.
-        EngineError: The engine failed.
-    """
-    try:
-        client.images.get(reference)
-        yield from client.api.get_image(reference, chunk_size=_SAVE_CHUNK_BYTES)
-    except (ImageNotFound, NotFound):
-        raise _no_such_image(client, reference) from None
-    except (DockerException, OSError) as error:
-        raise EngineError(
-            f"the engine failed to send {reference}",
-            why=str(error),
-            way_out="tfslim doctor shows what is wrong with the engine.",
-        ) from None
-
-
-def _no_such_image(client: DockerClient, reference: str) -> InputError:
-    local = sorted({tag for image in client.images.list() for tag in image.tags})
-    near = difflib.get_close_matches(reference, local, n=3, cutoff=0.4) or local[:5]
-    return InputError(
-        f"the engine has no image {reference}, and there is no such file or folder",
-        why="it has: " + ", ".join(near) if near else "it has no images at all",
-        way_out=f"docker pull {reference}, or give a folder or a file from docker save.",
-    )
+def _from_engine(client: DockerClient, reference: str, look: Look) -> Image:
+    stored = find_stored(client, reference)
+    if stored.content:
+        return read_layout(stored.content, look, name=reference, digest=stored.digest)
+    return read_archive(saved_chunks(client, reference), look, name=reference)
 
 
 def _looks_like_path(source: str) -> bool:

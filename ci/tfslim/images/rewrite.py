@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict
 
 from tfslim.errors import ConfigError, EngineError, InputError
 from tfslim.images.archive import Image, Layer, Look, read_archive, read_layout
-from tfslim.images.inspect import saved_chunks, source_kind
+from tfslim.images.inspect import source_kind
 from tfslim.images.layers import Merged, merge
 from tfslim.images.oci import Blob, Compression, OciArchive, image_name
 from tfslim.images.relayer import LayerEdit, layer_edits, rewrite_layer
+from tfslim.images.store import find_stored, saved_chunks
 from tfslim.images.tarstream import Forward, compression_of, unpacked
 from tfslim.images.unpack import Changes, Tree, blob_reader, need_free, unpack
 from tfslim.ui import Step, Ui, human_bytes
@@ -144,7 +145,7 @@ class UnpackedImage:
 
     Attributes:
         source: What was read.
-        archive: The local archive or layout its blobs lie in.
+        archive: The archive's file, or the folder with its blobs.
         image: Config and layers.
         merged: The final file system as a table.
         tree: The same on disk.
@@ -180,16 +181,16 @@ def unpacked_image(
     """
     ui = ui or Ui(quiet=True)
     with tempfile.TemporaryDirectory(prefix="tfslim-", dir=scratch) as folder:
-        archive = _local_archive(source, client, Path(folder), ui)
+        place = _place(source, client, Path(folder), ui)
         with ui.step(f"Reading {source}") as step:
-            image = _read(archive, source, Look(checksums=True, on_bytes=step.advance))
+            image = _read(place, source, Look(checksums=True, on_bytes=step.advance))
             merged = merge(image.layers)
         root = Path(folder) / "root"
         root.mkdir()
         size = sum(inode.member.size_bytes for inode in merged.live)
         with ui.step(f"Unpacking {human_bytes(size)}", total=size) as step:
-            tree = unpack(archive, image.layers, merged, root, on_bytes=step.advance)
-        yield UnpackedImage(source, archive, image, merged, tree)
+            tree = unpack(place.path, image.layers, merged, root, on_bytes=step.advance)
+        yield UnpackedImage(source, place.path, image, merged, tree)
 
 
 def rewrite_image(
@@ -252,8 +253,20 @@ def _partial(folder: Path) -> Iterator[Path]:
         Path(name).unlink(missing_ok=True)
 
 
-def _local_archive(source: str, client: Callable[[], DockerClient], scratch: Path, ui: Ui) -> Path:
-    """Return the source as something whose blobs can be read again: a plain tar or a layout."""
+@dataclass(frozen=True)
+class _Place:
+    """Where the source's blobs can be read again and again: a plain tar, a layout, a store.
+
+    Attributes:
+        path: The archive's file, or the folder with the blobs.
+        digest: Where to start in an engine's content store, which has no index of its own.
+    """
+
+    path: Path
+    digest: str | None = None
+
+
+def _place(source: str, client: Callable[[], DockerClient], scratch: Path, ui: Ui) -> _Place:
     kind = source_kind(source)
     if kind == "directory":
         raise InputError(
@@ -262,39 +275,39 @@ def _local_archive(source: str, client: Callable[[], DockerClient], scratch: Pat
             way_out="Slim a folder with --output or --in-place.",
         )
     if kind == "layout":
-        return Path(source)
-    saved = scratch / "source.tar"
+        return _Place(Path(source))
     if kind == "engine":
-        _save(client(), source, saved, ui)
-        return saved
-    with Path(source).open("rb", buffering=0) as file:
-        plain = Forward(file.read, source)
+        return _engine_place(client(), source, scratch / "source.tar", ui)
+    return _Place(_plain_archive(Path(source), scratch / "source.tar"))
+
+
+def _plain_archive(archive: Path, copy_to: Path) -> Path:
+    """Return the archive, or an unpacked copy of one that is compressed as a whole."""
+    with archive.open("rb", buffering=0) as file:
+        plain = Forward(file.read, str(archive))
         if compression_of(plain.peek(4)) == "none":
-            return Path(source)
-        with saved.open("wb") as out:
+            return archive
+        with copy_to.open("wb") as out:
             out.writelines(unpacked(plain).rest())
-    return saved
+    return copy_to
 
 
-def _save(client: DockerClient, reference: str, path: Path, ui: Ui) -> None:
-    with ui.step(f"Saving {reference} from the engine") as step, path.open("wb") as out:
-        done = 0
+def _engine_place(client: DockerClient, reference: str, copy_to: Path, ui: Ui) -> _Place:
+    stored = find_stored(client, reference)
+    if stored.content:
+        return _Place(stored.content, stored.digest)
+    need_free(copy_to.parent, stored.size_bytes, "saving the image")
+    with ui.step(f"Saving {reference} from the engine") as step, copy_to.open("wb") as out:
         for chunk in saved_chunks(client, reference):
-            if not done:
-                need_free(path.parent, _image_bytes(client, reference), "saving the image")
             out.write(chunk)
-            done += len(chunk)
-            step.update(human_bytes(done))
+            step.update(human_bytes(out.tell()))
+    return _Place(copy_to)
 
 
-def _image_bytes(client: DockerClient, reference: str) -> int:
-    return int(client.images.get(reference).attrs.get("Size") or 0)
-
-
-def _read(archive: Path, source: str, look: Look) -> Image:
-    if archive.is_dir():
-        return read_layout(archive, look)
-    return read_archive(archive, look, name=source)
+def _read(place: _Place, source: str, look: Look) -> Image:
+    if place.path.is_dir():
+        return read_layout(place.path, look, name=source, digest=place.digest)
+    return read_archive(place.path, look, name=source)
 
 
 class _Writer:

@@ -187,15 +187,20 @@ def test_missing_path_asks_no_engine(tmp_path: Path) -> None:
 
 
 class FakeEngine:
-    """The two calls of docker-py that reading needs."""
+    """The calls of docker-py that reading needs."""
 
-    def __init__(self, images: dict[str, bytes]) -> None:
-        self._saved = images
+    def __init__(self, saved: dict[str, bytes], root: Path, digest: str = "sha256:0") -> None:
+        self._saved, self._root = saved, root
         self.images = self.api = self
+        self.id, self.attrs = digest, {"Size": 1}
 
-    def get(self, reference: str) -> None:
+    def get(self, reference: str) -> FakeEngine:
         if reference not in self._saved:
             raise ImageNotFound(reference)
+        return self
+
+    def info(self) -> dict[str, str]:
+        return {"DockerRootDir": str(self._root)}
 
     def get_image(self, reference: str, chunk_size: int) -> list[bytes]:
         return [self._saved[reference]]
@@ -205,13 +210,24 @@ class FakeEngine:
 
 
 def test_image_in_the_engine(tmp_path: Path) -> None:
-    engine: Any = FakeEngine({"demo:1": archive_of(tmp_path).read_bytes()})
+    engine: Any = FakeEngine({"demo:1": archive_of(tmp_path).read_bytes()}, tmp_path)
     result = inspect_source("demo:1", client=lambda: engine)
     assert (result.source_kind, result.disk_bytes) == ("engine", DISK_BYTES)
 
 
+def test_image_in_a_content_store_is_not_sent_by_the_engine(tmp_path: Path) -> None:
+    built = make.attested(image())
+    store = tmp_path / "containerd/daemon/io.containerd.content.v1.content"
+    make.oci_layout(store, built)
+    (store / "index.json").unlink()
+    engine: Any = FakeEngine({"demo:1": b""}, tmp_path, built.index["manifests"][0]["digest"])
+    result = inspect_source("demo:1", client=lambda: engine)
+    assert (result.source_kind, result.disk_bytes) == ("engine", DISK_BYTES)
+    assert result.pull_bytes == built.pull_bytes
+
+
 def test_unknown_image_names_the_nearest(tmp_path: Path) -> None:
-    engine: Any = FakeEngine({"tfslim/inference:1": b"", "zebra:9": b""})
+    engine: Any = FakeEngine({"tfslim/inference:1": b"", "zebra:9": b""}, tmp_path)
     with pytest.raises(InputError, match="tfslim/inference:1") as caught:
         inspect_source("tfslim/inferense:1", client=lambda: engine)
     assert "zebra" not in caught.value.why

@@ -310,6 +310,7 @@ class FakeEngine:
         self._saved, self._refuses = saved, refuses
         self.images = self.api = self
         self.attrs = {"Size": len(saved)}
+        self.id = "sha256:0"
         self.loaded = b""
 
     def get(self, reference: str) -> FakeEngine:
@@ -317,6 +318,9 @@ class FakeEngine:
 
     def get_image(self, reference: str, chunk_size: int) -> list[bytes]:
         return [self._saved[at : at + 5000] for at in range(0, len(self._saved), 5000)]
+
+    def info(self) -> dict[str, str]:
+        return {"DockerRootDir": "/nonexistent"}
 
     def load(self, file: Any) -> None:
         if self._refuses:
