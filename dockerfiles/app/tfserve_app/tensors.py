@@ -35,6 +35,7 @@ __all__ = [
     "write_npz",
 ]
 
+_MAX_RANK = 32  # NumPy 1.26's limit; NumPy 2 and TensorFlow take more
 _NPY_HEADER_BYTES = 16384  # NumPy itself reads headers of at most 10,000
 _WIRE_DTYPE = {"bfloat16": "float32"}  # NumPy has no bfloat16
 
@@ -159,6 +160,8 @@ def read_npy(body: bytes) -> Array:
         shape, fortran_order, dtype = read_header(stream)
     except Exception as error:  # noqa: BLE001 (its parser raises whatever Python's tokenizer does)
         raise RequestError(f"the body is not a .npy file: {error}") from None
+    if len(shape) > _MAX_RANK:
+        raise RequestError(f"the .npy header has more than {_MAX_RANK} dimensions")
     if dtype.kind not in "biufcSU" or dtype.subdtype is not None:
         raise RequestError("a .npy body must hold plain numbers or fixed-size strings, no objects")
     offset = stream.tell()
@@ -263,6 +266,8 @@ def _flatten(value: object, name: str) -> tuple[list[object], tuple[int, ...]]:
                 else f"input {name!r}: lists and single values are mixed {where}"
             )
         shape.append(lengths.pop())
+        if len(shape) > _MAX_RANK:
+            raise RequestError(f"input {name!r}: lists are nested more than {_MAX_RANK} deep")
         level = list(itertools.chain.from_iterable(lists))
     return level, tuple(shape)
 
