@@ -157,8 +157,8 @@ def test_basic_pitch_answers_as_its_tensorflow_lite_twin_does(
             "/v1/models/basic-pitch:predict", json={"instances": x.tolist()}
         ).json()["predictions"]
         for name in outputs:
-            np.testing.assert_array_equal(np.float32(by_json[name]), outputs[name])
-            np.testing.assert_array_equal(np.float32([by_rows[0][name]]), outputs[name])
+            np.testing.assert_array_equal(np.asarray(by_json[name], np.float32), outputs[name])
+            np.testing.assert_array_equal(np.asarray([by_rows[0][name]], np.float32), outputs[name])
         wrong = server.client.post("/predict", json={"inputs": [[1.0]]})
         assert wrong.status_code == 400
         assert "expected float32[?,43844,1], got shape [1, 1]" in wrong.json()["error"]
@@ -197,7 +197,7 @@ def test_mobilenet_by_row_by_batch_and_by_json(python: dict[str, str], mobilenet
         rows = server.client.post(
             "/v1/models/model:predict", json={"instances": x[:1].tolist()}
         ).json()["predictions"]
-        np.testing.assert_array_equal(np.float32(rows), one)
+        np.testing.assert_array_equal(np.asarray(rows, np.float32), one)
 
 
 def test_a_client_sees_413_although_it_is_still_sending(
