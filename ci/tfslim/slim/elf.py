@@ -7,6 +7,7 @@ fit is refused with a reason, so that a caller can leave the file as it is and s
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ SEGMENT_HEADER: Final = struct.Struct("<IIQQQQQQ")
 SECTION_HEADER: Final = struct.Struct("<IIQQQQIIQQ")
 _DYNAMIC_ENTRY: Final = struct.Struct("<qQ")
 _RELA_SIZE: Final = 24
+_CHUNK: Final = 1 << 20
 _SYMBOL_SIZE: Final = 24
 
 # A shared library has some tens of each; hundreds of thousands are a lie or an attack.
@@ -173,29 +175,48 @@ class Elf:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
-            self.size = file.seek(0, 2)
-            if self.size < FILE_HEADER.size:
-                raise FormatRefusedError("too short for an ELF header")
-            self.data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._file = path.open("rb")
+        self.size = self._file.seek(0, 2)
+        if self.size < FILE_HEADER.size:
+            self._file.close()
+            raise FormatRefusedError("too short for an ELF header")
+        self.data = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             self._read_header()
             self.segments = tuple(self._segments())
             self.loads = self._loads()
             self.sections = tuple(self._sections())
         except FormatRefusedError:
-            self.data.close()
+            self.close()
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Arrays that view the mapping may still live; it then goes with the last of them.
-        try:
-            self.data.close()
-        except BufferError:
-            self.data.madvise(mmap.MADV_DONTNEED)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+        self.data.close()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file without mapping them, so that resident memory stays small."""
+        return os.pread(self._file.fileno(), size, offset)
+
+    def is_zero(self, start: int, end: int) -> bool:
+        """True when all bytes of the file in [start, end) are zero."""
+        return not any(
+            self.read(at, min(_CHUNK, end - at)).strip(b"\0") for at in range(start, end, _CHUNK)
+        )
+
+    def release(self, start: int, end: int) -> None:
+        """Tell the kernel that mapped pages within [start, end) are not needed now."""
+        first = (start + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+        length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
+        if length > 0:
+            self.data.madvise(mmap.MADV_DONTNEED, first, length)
 
     def _read_header(self) -> None:
         ident = self.data[:16]
@@ -342,7 +363,7 @@ class Elf:
         if at is None or size % _RELA_SIZE or at + size > self.size:
             raise FormatRefusedError("a relocation table lies outside the file")
         count = size // _RELA_SIZE
-        flat = np.frombuffer(self.data[at : at + size], "<u8")
+        flat = np.frombuffer(self.read(at, size), "<u8")
         return flat.reshape(-1, 3), at + np.arange(count, dtype=np.uint64) * np.uint64(_RELA_SIZE)
 
     @cached_property

@@ -215,7 +215,7 @@ def _is_padding(elf: Elf, start: int, end: int) -> bool:
     """True when bytes are few, zero, within one section, and no relocation writes them."""
     if start == end:
         return elf.section_of(start - 1) == elf.section_of(start)
-    if end - start >= _GAP or elf.data[start:end].strip(b"\0"):
+    if end - start >= _GAP or not elf.is_zero(start, end):
         return False
     address = elf.to_address(start)
     if address is None or elf.section_of(start - 1) != elf.section_of(end):
@@ -488,7 +488,7 @@ def _tail_is_known(elf: Elf) -> bool:
     known.append((elf.shoff, elf.shoff + elf.shnum * SECTION_HEADER.size))
     at = elf.loaded_end
     for start, end in [*sorted(known), (elf.size, elf.size)]:
-        if start > at and elf.data[at:start].strip(b"\0"):
+        if start > at and not elf.is_zero(at, start):
             return False
         at = max(at, end)
     return True

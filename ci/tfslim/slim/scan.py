@@ -8,11 +8,10 @@ unexplained and never touched.
 from __future__ import annotations
 
 import bisect
-import mmap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -43,8 +42,12 @@ _WINDOW: Final = 64 << 20
 _CODE_WINDOW: Final = 1 << 20
 _MODRM_MASK: Final = 0xC7
 _MODRM_RIP: Final = 0x05
-# An instruction may end this many bytes after its displacement (its immediate operand).
-_IMMEDIATE_SIZES: Final = (0, 1, 2, 4)
+# Opcodes by which compilers take an address or read what lies there, and the bytes of immediate
+# that follow the displacement: lea, mov, movsxd, cmp, test, push and call through memory, and the
+# last byte of movzx, movsx, movups, movaps, movdqu, movq and their VEX forms.
+_NO_IMMEDIATE: Final = bytes.fromhex("8d8b8a63 3b3a3938 8584ff 1028 6f7e b6b7bebf")
+_IMMEDIATE_1: Final = bytes.fromhex("8083f6")
+_IMMEDIATE_4: Final = bytes.fromhex("81f7")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,24 +212,13 @@ def _data_regions(elf: Elf) -> list[_Region]:
 
 def _occurrences(elf: Elf, magic: bytes, start: int, end: int) -> Iterator[int]:
     """Yield the offsets of a magic, letting go of the pages of each window that is done."""
-    at = start
-    while at < end:
-        stop = min(at + _WINDOW, end)
-        hit = elf.data.find(magic, at, min(stop + len(magic) - 1, end))
-        if hit < 0:
-            _release(elf, at, stop)
-            at = stop
-        else:
+    for low in range(start, end, _WINDOW):
+        high = min(low + _WINDOW, end)
+        at = low
+        while (hit := elf.data.find(magic, at, min(high + len(magic) - 1, end))) >= 0:
             yield hit
             at = hit + 1
-
-
-def _release(elf: Elf, start: int, end: int) -> None:
-    """Tell the kernel that pages are not needed now, so that resident memory stays small."""
-    first = (start + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
-    length = end // mmap.PAGESIZE * mmap.PAGESIZE - first
-    if length > 0:
-        elf.data.madvise(mmap.MADV_DONTNEED, first, length)
+        elf.release(low, high)
 
 
 def _containers(elf: Elf, region: _Region) -> Iterator[Container | Unexplained]:
@@ -270,7 +262,7 @@ def _frames_between(elf: Elf, region: _Region, start: int, end: int) -> Iterator
             continue
         try:
             size = fatbin.zstd_frame_size(elf.data, hit, end)
-            sm = fatbin.framed_cubin_sm(elf.data[hit : hit + size])
+            sm = fatbin.framed_cubin_sm(elf.read(hit, size))
         except FormatRefusedError:
             continue
         done = hit + size
@@ -355,8 +347,9 @@ def code_references(elf: Elf, targets: Sequence[int]) -> set[int]:
     """Return those target addresses that machine code could compute relative to itself.
 
     A RIP-relative operand is a ModRM byte with mod 00 and r/m 101, then 4 bytes of displacement
-    (Intel SDM 2A, 2.2.1.6). Every such byte pair is tried whatever the instruction, so a chance hit
-    can only make a container stay in place, and no reference is missed.
+    (Intel SDM 2A, 2.2.1.6). Instruction boundaries are not known, so every place where an opcode
+    that takes or reads an address stands before such a byte counts; a chance hit only makes a
+    container stay where it is.
     """
     if not targets:
         return set()
@@ -364,9 +357,8 @@ def code_references(elf: Elf, targets: Sequence[int]) -> set[int]:
     wanted = np.array(targets, np.int64)
     for offset, address, size in elf.code_ranges():
         for at in range(0, size, _CODE_WINDOW):
-            length = min(_CODE_WINDOW + 4, size - at)
+            length = min(_CODE_WINDOW + 5, size - at)
             found |= _references_in(elf, offset + at, address + at, length, wanted)
-        _release(elf, offset, offset + size)
     return found
 
 
@@ -374,17 +366,24 @@ def _references_in(
     elf: Elf, offset: int, address: int, length: int, wanted: npt.NDArray[np.int64]
 ) -> set[int]:
     """Return the wanted addresses that a displacement in one window of code may lead to."""
-    raw = np.frombuffer(elf.data[offset : offset + length], np.uint8)
+    raw = np.frombuffer(elf.read(offset, length), np.uint8)
     at = np.flatnonzero((raw[:-4] & _MODRM_MASK) == _MODRM_RIP) + 1
+    at = at[at >= 2]
+    immediate = _immediates()[raw[at - 2]]
+    at, immediate = at[immediate >= 0], immediate[immediate >= 0]
     displacement = raw[at].astype(np.uint32)
     for byte in (1, 2, 3):
         displacement |= raw[at + byte].astype(np.uint32) << np.uint32(8 * byte)
-    after = displacement.view(np.int32).astype(np.int64) + at + (address + 4)
-    near = after[(after >= wanted[0] - max(_IMMEDIATE_SIZES)) & (after <= wanted[-1])]
-    found: set[int] = set()
-    for immediate in _IMMEDIATE_SIZES:
-        found |= set((near + immediate)[np.isin(near + immediate, wanted)].tolist())
-    return found
+    reached = displacement.view(np.int32).astype(np.int64) + at + immediate + (address + 4)
+    return set(reached[np.isin(reached, wanted)].tolist())
+
+
+@cache
+def _immediates() -> npt.NDArray[np.int64]:
+    """Return opcode → bytes of immediate; -1 for opcodes that do not count."""
+    table = np.full(256, -1, np.int64)
+    table[list(_NO_IMMEDIATE)], table[list(_IMMEDIATE_1)], table[list(_IMMEDIATE_4)] = 0, 1, 4
+    return table
 
 
 def _leftovers(
@@ -395,5 +394,5 @@ def _leftovers(
         if region.name not in _PURE_SECTIONS:
             continue
         for start, end in _gaps(region.start, region.end, containers):
-            if elf.data[start:end].strip(b"\0"):
+            if not elf.is_zero(start, end):
                 yield Unexplained(start, end - start, region.name, "not a container")

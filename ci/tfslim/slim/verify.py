@@ -301,8 +301,8 @@ def _same_bytes(a: tuple[Elf, int, int], b: tuple[Elf, int, int]) -> bool:
     if size != right_size:
         return False
     return all(
-        left.data[left_at + at : left_at + min(at + _CHUNK, size)]
-        == right.data[right_at + at : right_at + min(at + _CHUNK, size)]
+        left.read(left_at + at, min(_CHUNK, size - at))
+        == right.read(right_at + at, min(_CHUNK, size - at))
         for at in range(0, size, _CHUNK)
     )
 
@@ -323,7 +323,7 @@ def _mapped(elf: Elf, start: int, end: int) -> Iterator[bytes]:
         in_file = min(high, load.vaddr + load.filesz)
         if in_file > low:
             at = low - load.vaddr + load.offset
-            yield elf.data[at : at + in_file - low]
+            yield elf.read(at, in_file - low)
             low = in_file
         yield bytes(high - low)
 
