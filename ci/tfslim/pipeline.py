@@ -59,12 +59,7 @@ class Line:
     @cached_property
     def engine(self) -> Engine:
         """The engine that is built with and run on."""
-        engine = find_engine(self._ui, setup=self._setup)
-        self._ui.note(
-            f"engine {engine.server_version}, buildx {engine.buildx_version}, "
-            f"driver {engine.driver}: {engine.driver_reason}"
-        )
-        return engine
+        return find_engine(self._ui, setup=self._setup)
 
     @cached_property
     def bases(self) -> dict[str, Base]:

@@ -108,7 +108,9 @@ def grouped(builds: Sequence[Build], free_bytes: int | None) -> list[list[Build]
 
 def disk_bytes(builds: Sequence[Build]) -> int:
     """Return roughly the disk that building and keeping these images takes in the engine."""
-    return sum(build.disk_bytes for build in builds) + round(compat().wheels_gb * 10**9)
+    table = compat()
+    wheels = any("python" in table.variants[build.variant].bases for build in builds)
+    return sum(build.disk_bytes for build in builds) + wheels * round(table.wheels_gb * 10**9)
 
 
 def _build(config: Config, variant: VariantName) -> Build:
