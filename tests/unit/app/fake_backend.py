@@ -37,9 +37,12 @@ class FakeBackend:
         self.on_predict(signature)
         match signature:
             case "serving_default":
-                return {"y": np.asarray(inputs["x"]) * np.float32(2)}
+                return {"y": np.asarray(inputs["x"], np.float32) * np.float32(2)}
             case "two":
-                return {"doubled": np.asarray(inputs["a"]) * np.int32(2), "raw_bytes": inputs["b"]}
+                return {
+                    "doubled": np.asarray(inputs["a"], np.int32) * np.int32(2),
+                    "raw_bytes": inputs["b"],
+                }
             case "total":
                 return {"sum": np.asarray(np.asarray(inputs["x"], np.float32).sum())}
             case _:
