@@ -7,12 +7,13 @@ broken; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from rich.console import Console, RenderableType
@@ -20,7 +21,7 @@ from rich.text import Text
 
 from tfslim import __version__, doctor, pipeline
 from tfslim.config import Config, json_schema, load_config
-from tfslim.errors import EngineError, TfslimError
+from tfslim.errors import DiskError, EngineError, TfslimError
 from tfslim.images import embedded
 from tfslim.images.engine import find_engine
 from tfslim.images.inspect import inspect_source
@@ -271,13 +272,22 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except TfslimError as error:
-        if "--json" in sys.argv:
-            click.echo(json.dumps(error.as_dict(), indent=2))
-        ui.error(error)
-        sys.exit(error.exit_code)
+        _fail(ui, error)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _fail(ui, DiskError("the disk is full", why=str(error), way_out="Free some and run again."))
     except (KeyboardInterrupt, click.Abort):
         ui.print("interrupted; what was finished is kept, nothing half-written is left", "yellow")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _fail(ui: Ui, error: TfslimError) -> NoReturn:
+    """Show an error, as JSON too where that was asked for, and exit with its code."""
+    if "--json" in sys.argv:
+        click.echo(json.dumps(error.as_dict(), indent=2))
+    ui.error(error)
+    sys.exit(error.exit_code)
 
 
 def _line(

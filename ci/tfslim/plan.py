@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -155,8 +156,12 @@ def _base_name(config: Config, role: BaseRole) -> str:
 
 
 def model_name(config: Config) -> str:
-    """Return the name the model is served under."""
-    return config.model.name or Path(config.model.source.removeprefix("demo:")).stem
+    """Return the name the model is served under: the one set, else one from the source."""
+    if config.model.name:
+        return config.model.name
+    path = Path(config.model.source.removeprefix("demo:"))
+    folder = path.parent.name if path.name.isdigit() else path.name  # …/NAME/1: a version
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder).strip("-.") or "model"
 
 
 def _check_paths(config: Config) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tfslim.compat import check, compat
-from tfslim.config import Config
+from tfslim.config import Config, ModelConfig
 from tfslim.errors import ConfigError
-from tfslim.plan import Build, disk_bytes, grouped, make_plan, matrix
+from tfslim.plan import Build, disk_bytes, grouped, make_plan, matrix, model_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +72,21 @@ def test_a_cuda_that_tensorflow_does_not_work_with_is_refused() -> None:
 def test_missing_paths_are_refused_before_anything_is_built(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="app folder"):
         plan("stock", app=tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("demo:basic-pitch", "basic-pitch"),
+        ("/models/my model", "my-model"),
+        ("/models/ranker/3", "ranker"),
+        ("/models/v1.2", "v1.2"),
+        ("/1", "model"),
+    ],
+)
+def test_a_model_gets_a_name_that_a_url_takes(source: str, name: str) -> None:
+    config = Config().model_copy(update={"model": ModelConfig(source=source)})
+    assert model_name(config) == name
 
 
 def test_the_matrix_is_what_github_actions_takes() -> None:
