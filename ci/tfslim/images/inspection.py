@@ -34,7 +34,7 @@ class FileGpuUse(_Record):
 
     Attributes:
         by_arch_bytes: Stored payload bytes by architecture, such as "sm_90" or "compute_90".
-        by_kind_bytes: The same bytes by "cubin", "ptx" or "lto-ir".
+        by_kind_bytes: The same bytes by "cubin", "cubin (bare zstd)", "PTX" or "LTO-IR".
         unexplained_bytes: Bytes in GPU sections that the scan could not account for.
     """
 

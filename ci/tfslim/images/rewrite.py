@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
@@ -198,6 +198,7 @@ def rewrite_image(
     edit: Callable[[Path], Result],
     how: Rewriting,
     *,
+    labels: Callable[[Result], Mapping[str, str]] | None = None,
     client: Callable[[], DockerClient],
     ui: Ui | None = None,
 ) -> tuple[Rewritten, Result]:
@@ -208,6 +209,7 @@ def rewrite_image(
         edit: Called with the unpacked file system; what it returns is handed through. New files
             are not taken over: an edit replaces and removes.
         how: The new image's name, place, labels and compression.
+        labels: Gives more labels, from what the edit returned.
         client: Gives the engine, where one is needed.
         ui: Shows progress.
 
@@ -221,6 +223,8 @@ def rewrite_image(
     name, level = image_name(how.name), how.checked_level()
     with unpacked_image(source, client=client, scratch=how.scratch, ui=ui) as opened:
         result = edit(opened.tree.root)
+        if labels:
+            how = replace(how, labels={**how.labels, **labels(result)})
         changes = opened.tree.changes()
         folder = how.output.parent if how.output else opened.tree.root.parent
         with _partial(folder) as path:

@@ -1,0 +1,114 @@
+"""Slim an image: unpack it, plan and apply on its files, rewrite the layers they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfslim import __version__
+from tfslim.images.rewrite import Rewriting, Rewritten, rewrite_image, unpacked_image
+from tfslim.slim.apply import Outcome, apply_plan
+from tfslim.slim.plan import Plan, make_plan
+from tfslim.ui import Ui
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+    from tfslim.slim.archs import Targets
+
+__all__ = ["SlimmedImage", "plan_image", "slim_image"]
+
+_ARCHS_LABEL = "io.tfslim.cuda-archs"
+_PTX_LABEL = "io.tfslim.keep-ptx"
+_PROFILE_LABEL = "io.tfslim.profile"
+_VERSION_LABEL = "io.tfslim.version"
+
+
+@dataclass(frozen=True)
+class SlimmedImage:
+    """What was planned, what came of it file by file, and the image it became.
+
+    `outcome.error()` is what to end with: files that failed their proof are in the new image as
+    they were in the old one.
+    """
+
+    plan: Plan
+    outcome: Outcome
+    rewritten: Rewritten
+
+
+def plan_image(
+    source: str,
+    *,
+    targets: Targets | None,
+    profile: str,
+    keep_ptx: bool | None = None,
+    client: Callable[[], DockerClient],
+    scratch: Path | None = None,
+    ui: Ui | None = None,
+) -> Plan:
+    """Say what slimming would take out of an image (a dry run); nothing is changed or kept.
+
+    Args:
+        source: An OCI layout folder, a docker or OCI archive, or an image reference.
+        targets: GPUs to serve.
+        profile: Name of the rules.
+        keep_ptx: See `slim.plan.make_plan`.
+        client: Gives the engine; called only for an image reference.
+        scratch: Folder for the unpacked image.
+        ui: Shows progress.
+
+    Raises:
+        TfslimError: See `rewrite.unpacked_image` and `slim.plan.make_plan`.
+    """
+    with unpacked_image(source, client=client, scratch=scratch, ui=ui) as opened:
+        return make_plan(opened.tree.root, targets, profile, keep_ptx, ui=ui)
+
+
+def slim_image(
+    source: str,
+    how: Rewriting,
+    *,
+    targets: Targets | None,
+    profile: str,
+    keep_ptx: bool | None = None,
+    plan: Plan | None = None,
+    client: Callable[[], DockerClient],
+    ui: Ui | None = None,
+) -> SlimmedImage:
+    """Make a slim image from an image.
+
+    Args:
+        source: An OCI layout folder, a docker or OCI archive, or an image reference.
+        how: Name, place and compression of the new image; labels that say what it serves are
+            added to its own.
+        targets: GPUs to serve.
+        profile: Name of the rules.
+        keep_ptx: See `slim.plan.make_plan`.
+        plan: A plan saved earlier for the same image, in place of a new one.
+        client: Gives the engine, where one is needed.
+        ui: Shows progress.
+
+    Raises:
+        TfslimError: See `rewrite.rewrite_image`, `slim.plan.make_plan` and `slim.apply.apply_plan`.
+    """
+
+    def edit(tree: Path) -> tuple[Plan, Outcome]:
+        made = plan or make_plan(tree, targets, profile, keep_ptx, ui=ui)
+        return made, apply_plan(made, tree, ui=ui)
+
+    rewritten, (made, outcome) = rewrite_image(
+        source, edit, how, labels=lambda done: _labels(done[0]), client=client, ui=ui
+    )
+    return SlimmedImage(made, outcome, rewritten)
+
+
+def _labels(plan: Plan) -> dict[str, str]:
+    """Return what the image says of itself."""
+    labels = {_PROFILE_LABEL: plan.profile, _VERSION_LABEL: __version__}
+    if plan.targets:
+        labels[_ARCHS_LABEL] = ",".join(map(str, plan.targets))
+        labels[_PTX_LABEL] = str(plan.keep_ptx).lower()
+    return labels
