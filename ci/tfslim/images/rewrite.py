@@ -231,7 +231,8 @@ def rewrite_image(
             with path.open("w+b") as file:
                 parts = _Writer(opened, changes, how, level, ui).write(file, name)
                 file.flush()
-                os.fsync(file.fileno())
+                if how.output:  # on disk before its name is; an engine keeps its own copy
+                    os.fsync(file.fileno())
             if how.output:
                 path.replace(how.output)
             else:
