@@ -22,13 +22,15 @@ from tfslim.errors import DiskError, InputError, SlimError, VerifyError
 from tfslim.slim import layout, pool, verify
 from tfslim.slim.elf import PAGE, Elf, FormatRefusedError
 from tfslim.slim.layout import Piece
-from tfslim.slim.plan import FilePlan, Plan, sha256, tree_files
+from tfslim.slim.plan import FilePlan, Plan, TreeFile, sha256, tree_files
 from tfslim.ui import Ui, human_bytes
 
 __all__ = ["FileOutcome", "Outcome", "apply_plan"]
 
 _ASIDE: Final = ".tfslim-aside"
 _COPY_CHUNK: Final = 16 << 20
+# Small files that one process copies at a time.
+_BATCH: Final = 1000
 # copy_file_range answers so where a file system cannot copy by itself.
 _NO_KERNEL_COPY: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
@@ -133,7 +135,7 @@ def apply_plan(
     _check_output(tree, output)
     draft = output.with_name(output.name + _ASIDE)
     with _removed_on_error(draft):
-        _copy_rest(plan, tree, draft, ui)
+        _copy_rest(plan, tree, draft, ui, jobs)
         files = _apply_files(plan, tree, draft, ui, jobs)
         draft.rename(output)
     return _outcome(plan, output, files)
@@ -229,21 +231,31 @@ def _removed_on_error(folder: Path) -> Iterator[None]:
 # --- a copy of the tree -----------------------------------------------------------------------
 
 
-def _copy_rest(plan: Plan, tree: Path, draft: Path, ui: Ui) -> None:
+def _copy_rest(plan: Plan, tree: Path, draft: Path, ui: Ui, jobs: int | None) -> None:
     """Copy everything that the plan does not touch; nothing is shared with the original."""
     planned = {name for item in plan.files for name in (item.path, *item.links)}
     files = [item for item in tree_files(tree) if item.names[0] not in planned]
-    with ui.step("Copying what stays as it is", sum(item.size for item in files)) as step:
+    batches = [
+        (tree, draft, files[start : start + _BATCH]) for start in range(0, len(files), _BATCH)
+    ]
+    weights = [sum(item.size for item in batch) for _, _, batch in batches]
+    names = [batch[0].names[0] for _, _, batch in batches]
+    with ui.step("Copying what stays as it is", sum(weights)) as step:
         _copy_folders(tree, draft)
-        for item in files:
-            first, *others = (draft / name for name in item.names)
-            shutil.copy2(item.at(tree), first, follow_symlinks=False)
-            _own(first, item.at(tree).lstat())
-            for other in others:
-                os.link(first, other)
-            step.advance(item.size)
+        pool.run(_copy_batch, batches, weights=weights, titles=names, step=step, jobs=jobs)
         for source, copy in _folders(tree, draft):
             shutil.copystat(source, copy, follow_symlinks=False)
+
+
+def _copy_batch(work: tuple[Path, Path, Sequence[TreeFile]]) -> None:
+    tree, draft, files = work
+    for item in files:
+        source = item.at(tree)
+        first, *others = (draft / name for name in item.names)
+        shutil.copy2(source, first, follow_symlinks=False)
+        _own(first, source.lstat())
+        for other in others:
+            os.link(first, other)
 
 
 def _folders(tree: Path, draft: Path) -> Iterator[tuple[Path, Path]]:

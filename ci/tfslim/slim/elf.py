@@ -6,6 +6,7 @@ fit is refused with a reason, so that a caller can leave the file as it is and s
 
 from __future__ import annotations
 
+import bisect
 import mmap
 import os
 import struct
@@ -38,6 +39,7 @@ __all__ = [
     "Relocations",
     "Section",
     "Segment",
+    "all_zero",
 ]
 
 PAGE: Final = 4096
@@ -69,6 +71,7 @@ SECTION_HEADER: Final = struct.Struct("<IIQQQQIIQQ")
 _DYNAMIC_ENTRY: Final = struct.Struct("<qQ")
 _RELA_SIZE: Final = 24
 _CHUNK: Final = 1 << 20
+_ZEROS: Final = bytes(4 * _CHUNK)
 _SYMBOL_SIZE: Final = 24
 
 # A shared library has some tens of each; hundreds of thousands are a lie or an attack.
@@ -161,6 +164,11 @@ class Relocations:
     record: npt.NDArray[np.uint64]
 
 
+def all_zero(data: bytes) -> bool:
+    """True when all bytes are zero."""
+    return data == _ZEROS[: len(data)] if len(data) <= len(_ZEROS) else not any(data)
+
+
 class Elf:
     """A parsed ELF file, mapped read-only.
 
@@ -207,8 +215,8 @@ class Elf:
 
     def is_zero(self, start: int, end: int) -> bool:
         """True when all bytes of the file in [start, end) are zero."""
-        return not any(
-            self.read(at, min(_CHUNK, end - at)).strip(b"\0") for at in range(start, end, _CHUNK)
+        return all(
+            all_zero(self.read(at, min(_CHUNK, end - at))) for at in range(start, end, _CHUNK)
         )
 
     def release(self, start: int, end: int) -> None:
@@ -290,10 +298,11 @@ class Elf:
 
     def to_offset(self, address: int) -> int | None:
         """Return the file offset of an address, or None where no file byte lies behind it."""
-        for load in self.loads:
-            if load.vaddr <= address < load.vaddr + load.filesz:
-                return address - load.vaddr + load.offset
-        return None
+        index = bisect.bisect_right(self._load_addresses, address) - 1
+        if index < 0:
+            return None
+        load = self.loads[index]
+        return address - load.vaddr + load.offset if address < load.vaddr + load.filesz else None
 
     def to_address(self, offset: int) -> int | None:
         """Return the address at which a byte of the file is mapped, or None."""
@@ -302,17 +311,36 @@ class Elf:
 
     def load_of(self, offset: int) -> Segment | None:
         """Return the loadable segment that holds a byte of the file."""
-        for load in self.loads:
-            if load.offset <= offset < load.file_end:
-                return load
-        return None
+        index = bisect.bisect_right(self._loads_in_file, offset, key=lambda s: s.offset) - 1
+        if index < 0 or offset >= self._loads_in_file[index].file_end:
+            return None
+        return self._loads_in_file[index]
+
+    def loads_from(self, address: int) -> Iterator[Segment]:
+        """Yield the loadable segments that end after an address, in order of address."""
+        index = bisect.bisect_right(self._load_addresses, address) - 1
+        yield from self.loads[max(index, 0) :]
 
     def section_of(self, offset: int) -> Section | None:
         """Return the section that holds a byte of the file."""
-        for section in self.sections:
-            if section.type != SHT_NOBITS and section.offset <= offset < section.file_end:
-                return section
-        return None
+        index = bisect.bisect_right(self._sections_in_file, offset, key=lambda s: s.offset) - 1
+        if index < 0 or offset >= self._sections_in_file[index].file_end:
+            return None
+        return self._sections_in_file[index]
+
+    @cached_property
+    def _load_addresses(self) -> list[int]:
+        return [load.vaddr for load in self.loads]
+
+    @cached_property
+    def _loads_in_file(self) -> list[Segment]:
+        return sorted((load for load in self.loads if load.filesz), key=lambda s: s.offset)
+
+    @cached_property
+    def _sections_in_file(self) -> list[Section]:
+        """Sections with bytes in the file, in order (of two at one offset the later one)."""
+        present = (s for s in self.sections if s.type not in (0, SHT_NOBITS) and s.size)
+        return sorted(present, key=lambda s: s.offset)
 
     @property
     def loaded_end(self) -> int:

@@ -32,6 +32,7 @@ from tfslim.slim.elf import (
     Elf,
     FormatRefusedError,
     Segment,
+    all_zero,
 )
 from tfslim.slim.fatbin import Container
 
@@ -247,13 +248,13 @@ class _Proof:
         used = _merged(used)
         for start, end in edited:
             for low, high in _gaps(start, end, used):
-                if any(chunk.strip(b"\0") for chunk in _memory(self._new, low, high)):
+                if not all(all_zero(chunk) for chunk in _memory(self._new, low, high)):
                     yield f"removed code is still there between {low:#x} and {high:#x}"
         # Padding that a moved container now covers must have been padding.
         names = _merged(self._edited())
         for start, end in edited:
             for low, high in _gaps(start, end, names):
-                if any(chunk.strip(b"\0") for chunk in _memory(self._old, low, high)):
+                if not all(all_zero(chunk) for chunk in _memory(self._old, low, high)):
                     yield f"bytes that were not GPU code were overwritten at {low:#x}"
 
     def _redirected(self, moved: dict[int, int]) -> Iterator[Range]:
@@ -316,7 +317,9 @@ def _memory(elf: Elf, start: int, end: int) -> Iterator[bytes]:
 
 
 def _mapped(elf: Elf, start: int, end: int) -> Iterator[bytes]:
-    for load in elf.loads:
+    for load in elf.loads_from(start):
+        if load.vaddr >= end:
+            break
         low, high = max(start, load.vaddr), min(end, load.vaddr + load.memsz)
         if low >= high:
             continue
