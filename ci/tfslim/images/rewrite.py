@@ -12,7 +12,7 @@ import datetime
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -28,7 +28,7 @@ from tfslim.images.oci import Blob, Compression, OciArchive, image_name
 from tfslim.images.relayer import LayerEdit, layer_edits, rewrite_layer
 from tfslim.images.store import find_stored, saved_chunks
 from tfslim.images.tarstream import Forward, compression_of, unpacked
-from tfslim.images.unpack import Changes, Tree, blob_reader, need_free, unpack
+from tfslim.images.unpack import Blobs, Changes, Tree, need_free, unpack
 from tfslim.ui import Step, Ui, human_bytes
 
 if TYPE_CHECKING:
@@ -145,14 +145,14 @@ class UnpackedImage:
 
     Attributes:
         source: What was read.
-        archive: The archive's file, or the folder with its blobs.
+        blobs: Its layers as stored.
         image: Config and layers.
         merged: The final file system as a table.
         tree: The same on disk.
     """
 
     source: str
-    archive: Path
+    blobs: Blobs
     image: Image
     merged: Merged
     tree: Tree
@@ -180,17 +180,20 @@ def unpacked_image(
         DiskError: There is not enough room.
     """
     ui = ui or Ui(quiet=True)
-    with tempfile.TemporaryDirectory(prefix="tfslim-", dir=scratch) as folder:
+    with ExitStack() as held:
+        folder = held.enter_context(tempfile.TemporaryDirectory(prefix="tfslim-", dir=scratch))
         place = _place(source, client, Path(folder), ui)
         with ui.step(f"Reading {source}") as step:
             image = _read(place, source, Look(checksums=True, on_bytes=step.advance))
             merged = merge(image.layers)
+        blobs = Blobs(place.path, image.layers)
+        held.callback(blobs.close)
         root = Path(folder) / "root"
         root.mkdir()
         size = sum(inode.member.size_bytes for inode in merged.live)
         with ui.step(f"Unpacking {human_bytes(size)}", total=size) as step:
-            tree = unpack(place.path, image.layers, merged, root, on_bytes=step.advance)
-        yield UnpackedImage(source, place.path, image, merged, tree)
+            tree = unpack(blobs, image.layers, merged, root, on_bytes=step.advance)
+        yield UnpackedImage(source, blobs, image, merged, tree)
 
 
 def rewrite_image(
@@ -348,27 +351,19 @@ class _Writer:
         return blobs, manifest, config_blob
 
     def _copied(self, archive: OciArchive, layer: Layer, number: int) -> Blob:
-        blob, close = blob_reader(self.opened.archive, layer)
-        try:
-            diff_id = _diff_ids(self.opened.image)[number]
-            return archive.layer_copy(blob.rest(), layer.compression, diff_id)
-        finally:
-            close()
+        diff_id = _diff_ids(self.opened.image)[number]
+        pieces = self.opened.blobs.reader(layer).rest()
+        return archive.layer_copy(pieces, layer.compression, diff_id)
 
     def _edited(self, archive: OciArchive, layer: Layer, edit: LayerEdit, step: Step) -> Blob:
-        blob, close = blob_reader(self.opened.archive, layer)
+        with archive.layer(self.how.compression, self.level) as (sink, done):
 
-        try:
-            with archive.layer(self.how.compression, self.level) as (sink, done):
+            def write(data: bytes) -> None:
+                sink.write(data)
+                step.advance(len(data))
 
-                def write(data: bytes) -> None:
-                    sink.write(data)
-                    step.advance(len(data))
-
-                rewrite_layer(unpacked(blob), edit, write)
-            return done[0]
-        finally:
-            close()
+            rewrite_layer(unpacked(self.opened.blobs.reader(layer)), edit, write)
+        return done[0]
 
     def _annotations(self) -> dict[str, str]:
         image = self.opened.image

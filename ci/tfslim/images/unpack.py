@@ -8,8 +8,10 @@ and `relayer` takes all metadata from the layers themselves.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import io
 import os
 import shutil
 from collections import defaultdict
@@ -23,7 +25,7 @@ from tfslim.images.layers import Inode, Merged
 from tfslim.images.tarstream import Forward, tar_members, unpacked
 from tfslim.ui import human_bytes
 
-__all__ = ["Changes", "Tree", "blob_reader", "need_free", "unpack"]
+__all__ = ["Blobs", "Changes", "Tree", "need_free", "unpack"]
 
 _SPARE_BYTES = 512 << 20
 
@@ -97,21 +99,53 @@ def need_free(folder: Path, wanted_bytes: int, purpose: str) -> None:
         )
 
 
-def blob_reader(archive: Path, layer: Layer) -> tuple[Forward, Callable[[], None]]:
-    """Return a reader of a layer's blob as stored, and what closes it.
+class Blobs:
+    """The layers' blobs as stored, held open: they stay readable if the image is deleted meanwhile.
 
     Args:
-        archive: The archive's file (uncompressed) or the layout's folder.
-        layer: One of its layers.
+        place: The archive's file (uncompressed), or the folder with the blobs.
+        layers: The layers that will be read.
+
+    Raises:
+        InputError: A blob is gone already.
     """
-    file = (archive / layer.key if archive.is_dir() else archive).open("rb", buffering=0)
-    file.seek(layer.offset)
-    reader = Forward(file.read, f"{archive}: {layer.digest}")
-    return reader.section(layer.blob_bytes, lambda _: None), file.close
+
+    def __init__(self, place: Path, layers: tuple[Layer, ...]) -> None:
+        self._place = place
+        self._opened = contextlib.ExitStack()
+        self._files: dict[str, io.FileIO] = {}
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)
+            for layer in layers:
+                if layer.key not in self._files:
+                    self._files[layer.key] = self._opened.enter_context(self._open(layer))
+            undo.pop_all()
+
+    def reader(self, layer: Layer) -> Forward:
+        """Return a reader of a layer's blob from its first byte."""
+        file = self._files[layer.key]
+        file.seek(layer.offset)
+        whole = Forward(file.read, f"{self._place}: {layer.digest}")
+        return whole.section(layer.blob_bytes, lambda _: None)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._opened.close()
+
+    def _open(self, layer: Layer) -> io.FileIO:
+        path = self._place / layer.key if self._place.is_dir() else self._place
+        try:
+            return path.open("rb", buffering=0)
+        except OSError as error:
+            raise InputError(
+                f"the layer {layer.digest} cannot be read any more",
+                why=str(error),
+                way_out="Somebody may have deleted the image in the meantime: build or pull it.",
+            ) from None
 
 
 def unpack(
-    archive: Path,
+    blobs: Blobs,
     layers: tuple[Layer, ...],
     merged: Merged,
     root: Path,
@@ -132,7 +166,7 @@ def unpack(
     try:
         _make_folders(root, merged)
         for number, inodes in sorted(wanted.items()):
-            _write_layer(archive, layers[number], inodes, root, on_bytes)
+            _write_layer(unpacked(blobs.reader(layers[number])), inodes, root, on_bytes)
         _make_links(root, merged)
     except OSError as error:
         raise _unpack_failed(error, root) from None
@@ -152,24 +186,15 @@ def _make_folders(root: Path, merged: Merged) -> None:
 
 
 def _write_layer(
-    archive: Path,
-    layer: Layer,
-    inodes: dict[int, Inode],
-    root: Path,
-    on_bytes: Callable[[int], None],
+    tar: Forward, inodes: dict[int, Inode], root: Path, on_bytes: Callable[[int], None]
 ) -> None:
-    blob, close = blob_reader(archive, layer)
-    try:
-        tar = unpacked(blob)
-        for index, (info, _) in enumerate(tar_members(tar)):
-            inode = inodes.get(index)
-            if inode:
-                if info.sparse is not None:
-                    raise tar.damaged("it holds a sparse file, which cannot be edited")
-                _write_file(root, inode, tar, on_bytes)
-                os.utime(root / inode.paths[0], (info.mtime, info.mtime))
-    finally:
-        close()
+    for index, (info, _) in enumerate(tar_members(tar)):
+        inode = inodes.get(index)
+        if inode:
+            if info.sparse is not None:
+                raise tar.damaged("it holds a sparse file, which cannot be edited")
+            _write_file(root, inode, tar, on_bytes)
+            os.utime(root / inode.paths[0], (info.mtime, info.mtime))
 
 
 def _write_file(root: Path, inode: Inode, tar: Forward, on_bytes: Callable[[int], None]) -> None:

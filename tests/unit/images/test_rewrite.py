@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -127,9 +128,9 @@ def test_headers_of_edited_and_copied_entries_are_kept(tmp_path: Path) -> None:
 
 
 def unpacked_layer(archive: Path, image: Image, number: int) -> bytes:
-    blob, close = unpack.blob_reader(archive, image.layers[number])
-    data = b"".join(unpack.unpacked(blob).rest())
-    close()
+    blobs = unpack.Blobs(archive, image.layers)
+    data = b"".join(unpack.unpacked(blobs.reader(image.layers[number])).rest())
+    blobs.close()
     return data
 
 
@@ -338,6 +339,17 @@ def test_image_of_an_engine_goes_back_into_it(tmp_path: Path) -> None:
     assert files(image)["opt/lib.so"][2] == digest(SMALL)
     assert record.target == "docker.io/library/demo:slim"
     assert answer == 7
+
+
+def test_image_may_be_deleted_while_it_is_slimmed(tmp_path: Path) -> None:
+    layout = make.oci_layout(tmp_path / "layout", make.build([BASE, MIDDLE, TOP]))
+
+    def edit(root: Path) -> None:
+        shrink(root)
+        shutil.rmtree(layout)
+
+    _, after = rewritten(tmp_path, edit, layout)
+    assert files(after)["opt/lib.so"][2] == digest(SMALL)
 
 
 def test_engine_that_refuses_says_why(tmp_path: Path) -> None:
