@@ -181,14 +181,14 @@ def unpacked_image(
     """
     ui = ui or Ui(quiet=True)
     with ExitStack() as held:
-        folder = held.enter_context(tempfile.TemporaryDirectory(prefix="tfslim-", dir=scratch))
-        place = _place(source, client, Path(folder), ui)
+        folder = held.enter_context(_temporary_folder(scratch, ui))
+        place = _place(source, client, folder, ui)
         with ui.step(f"Reading {source}") as step:
             image = _read(place, source, Look(checksums=True, on_bytes=step.advance))
             merged = merge(image.layers)
         blobs = Blobs(place.path, image.layers)
         held.callback(blobs.close)
-        root = Path(folder) / "root"
+        root = folder / "root"
         root.mkdir()
         size = sum(inode.member.size_bytes for inode in merged.live)
         with ui.step(f"Unpacking {human_bytes(size)}", total=size) as step:
@@ -242,6 +242,16 @@ def rewrite_image(
                 _load(client(), path, ui)
         rewritten = _rewritten(opened, changes, how, name, parts)
     return rewritten, result
+
+
+@contextmanager
+def _temporary_folder(parent: Path | None, ui: Ui) -> Iterator[Path]:
+    folder = tempfile.TemporaryDirectory(prefix="tfslim-", dir=parent)
+    try:
+        yield Path(folder.name)
+    finally:
+        with ui.step("Removing temporary files"):  # seconds, with a whole TensorFlow in it
+            folder.cleanup()
 
 
 @contextmanager
