@@ -17,6 +17,7 @@ variable "CONSTRAINTS" { default = "" }
 variable "SYSTEM_CUDA_WHEELS" { default = "nvidia-cudnn-cu12>=9.3.0.75,<10 nvidia-cuda-nvcc-cu12==12.5.82" }
 variable "TRAINING_EXTRAS" { default = "tensorboard>=2.19,<3" }
 variable "CUDA_ARCHS" { default = "90" }
+variable "SLIM_PROFILE" { default = "arch" }
 variable "APP" { default = "dockerfiles/app" }
 variable "MODEL" { default = "dockerfiles/model" }
 variable "MODEL_NAME" { default = "model" }
@@ -54,11 +55,14 @@ target "stock" {
 
 target "approach-a" {
   inherits = ["_common"]
+  contexts = { tfslim = "." }
   context  = "dockerfiles/approach-a"
   args = {
     CUDA_RUNTIME       = CUDA_RUNTIME
     CUDA_DEVEL         = CUDA_DEVEL
     SYSTEM_CUDA_WHEELS = SYSTEM_CUDA_WHEELS
+    CUDA_ARCHS         = CUDA_ARCHS
+    SLIM_PROFILE       = SLIM_PROFILE
   }
   tags   = ["${REPOSITORY}/approach-a:${TAG}"]
   labels = { "io.tfslim.variant" = "approach-a" }
@@ -66,20 +70,23 @@ target "approach-a" {
 
 target "approach-b" {
   inherits = ["_common"]
+  contexts = { tfslim = "." }
   context  = "dockerfiles/approach-b"
-  args     = { PYTHON = PYTHON }
+  args     = { PYTHON = PYTHON, CUDA_ARCHS = CUDA_ARCHS, SLIM_PROFILE = SLIM_PROFILE }
   tags     = ["${REPOSITORY}/approach-b:${TAG}"]
   labels   = { "io.tfslim.variant" = "approach-b" }
 }
 
 target "training" {
   inherits = ["_common"]
+  contexts = { tfslim = "." }
   context  = "dockerfiles/training"
   args = {
     PYTHON          = PYTHON
     CUDA_DEVEL      = CUDA_DEVEL
     TRAINING_EXTRAS = TRAINING_EXTRAS
     CUDA_ARCHS      = CUDA_ARCHS
+    SLIM_PROFILE    = SLIM_PROFILE
   }
   tags   = ["${REPOSITORY}/training:${TAG}"]
   labels = { "io.tfslim.variant" = "training" }
@@ -87,8 +94,9 @@ target "training" {
 
 target "inference" {
   inherits = ["_common"]
+  contexts = { tfslim = "." }
   context  = "dockerfiles/inference"
-  args     = { PYTHON = PYTHON }
+  args     = { PYTHON = PYTHON, CUDA_ARCHS = CUDA_ARCHS, SLIM_PROFILE = SLIM_PROFILE }
   tags     = ["${REPOSITORY}/inference:${TAG}"]
   labels   = { "io.tfslim.variant" = "inference" }
 }
