@@ -23,6 +23,7 @@ import zstandard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tfslim.errors import InputError
+from tfslim.images.disk import full_disk_is_told
 from tfslim.images.tarstream import (
     Forward,
     compression_of,
@@ -506,11 +507,13 @@ class _LayerReader:
     def _probed(
         self, size: int, probe: Callable[[Path], object], seen: Callable[[bytes], None]
     ) -> object:
-        with tempfile.NamedTemporaryFile(prefix="tfslim-", dir=self.look.scratch) as spool:
-            for piece in self.tar.pieces(size):
-                spool.write(piece)
-                seen(piece)
-            spool.flush()
+        folder = self.look.scratch
+        with tempfile.NamedTemporaryFile(prefix="tfslim-", dir=folder) as spool:
+            with full_disk_is_told(folder or Path(tempfile.gettempdir())):
+                for piece in self.tar.pieces(size):
+                    spool.write(piece)
+                    seen(piece)
+                spool.flush()
             return probe(Path(spool.name))
 
 

@@ -22,13 +22,14 @@ from pydantic import BaseModel, ConfigDict
 
 from tfslim.errors import ConfigError, EngineError, InputError
 from tfslim.images.archive import Image, Layer, Look, read_archive, read_layout
+from tfslim.images.disk import full_disk_is_told, need_free
 from tfslim.images.inspect import source_kind
 from tfslim.images.layers import Merged, merge
 from tfslim.images.oci import Blob, Compression, OciArchive, image_name
 from tfslim.images.relayer import LayerEdit, layer_edits, rewrite_layer
 from tfslim.images.store import find_stored, saved_chunks
 from tfslim.images.tarstream import Forward, compression_of, unpacked
-from tfslim.images.unpack import Blobs, Changes, Tree, need_free, unpack
+from tfslim.images.unpack import Blobs, Changes, Tree, unpack
 from tfslim.ui import Step, Ui, human_bytes
 
 if TYPE_CHECKING:
@@ -121,6 +122,19 @@ class Rewriting:
     compression: Compression = "zstd"
     level: int | None = None
     scratch: Path | None = None
+
+    def check_output(self) -> None:
+        """Refuse a target that cannot be written before any work.
+
+        Raises:
+            InputError: The output is a folder, or lies in none.
+        """
+        if self.output and (self.output.is_dir() or not self.output.absolute().parent.is_dir()):
+            raise InputError(
+                f"{self.output} cannot be written",
+                why="it is a folder" if self.output.is_dir() else "its folder does not exist",
+                way_out="Give the new archive's file name in a folder that exists.",
+            )
 
     def checked_level(self) -> int:
         """Return the level to use.
@@ -224,14 +238,16 @@ def rewrite_image(
     """
     ui = ui or Ui(quiet=True)
     name, level = image_name(how.name), how.checked_level()
+    how.check_output()
     with unpacked_image(source, client=client, scratch=how.scratch, ui=ui) as opened:
+        folder = how.output.absolute().parent if how.output else opened.tree.root.parent
+        need_free(folder, _blob_bytes(opened.image), "the new archive")
         result = edit(opened.tree.root)
         if labels:
             how = replace(how, labels={**how.labels, **labels(result)})
         changes = opened.tree.changes()
-        folder = how.output.parent if how.output else opened.tree.root.parent
         with _partial(folder) as path:
-            with path.open("w+b") as file:
+            with full_disk_is_told(folder), path.open("w+b") as file:
                 parts = _Writer(opened, changes, how, level, ui).write(file, name)
                 file.flush()
                 if how.output:  # on disk before its name is; an engine keeps its own copy
@@ -305,7 +321,7 @@ def _plain_archive(archive: Path, copy_to: Path) -> Path:
         plain = Forward(file.read, str(archive))
         if compression_of(plain.peek(4)) == "none":
             return archive
-        with copy_to.open("wb") as out:
+        with full_disk_is_told(copy_to.parent), copy_to.open("wb") as out:
             out.writelines(unpacked(plain).rest())
     return copy_to
 
@@ -315,7 +331,11 @@ def _engine_place(client: DockerClient, reference: str, copy_to: Path, ui: Ui) -
     if stored.content:
         return _Place(stored.content, stored.digest)
     need_free(copy_to.parent, stored.size_bytes, "saving the image")
-    with ui.step(f"Saving {reference} from the engine") as step, copy_to.open("wb") as out:
+    with (
+        ui.step(f"Saving {reference} from the engine") as step,
+        full_disk_is_told(copy_to.parent),
+        copy_to.open("wb") as out,
+    ):
         for chunk in saved_chunks(client, reference):
             out.write(chunk)
             step.update(human_bytes(out.tell()))
@@ -472,6 +492,10 @@ def _rewritten(
         replaced=sorted(changes.replaced),
         removed=sorted(changes.removed),
     )
+
+
+def _blob_bytes(image: Image) -> int:
+    return sum({layer.digest: layer.blob_bytes for layer in image.layers}.values())
 
 
 def _disk_bytes(opened: UnpackedImage) -> int:

@@ -9,25 +9,21 @@ and `relayer` takes all metadata from the layers themselves.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import io
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tfslim.errors import DiskError, InputError
+from tfslim.errors import InputError
 from tfslim.images.archive import Layer
+from tfslim.images.disk import full_disk_is_told, need_free
 from tfslim.images.layers import Inode, Merged
 from tfslim.images.tarstream import Forward, tar_members, unpacked
-from tfslim.ui import human_bytes
 
-__all__ = ["Blobs", "Changes", "Tree", "need_free", "unpack"]
-
-_SPARE_BYTES = 512 << 20
+__all__ = ["Blobs", "Changes", "Tree", "unpack"]
 
 
 @dataclass(frozen=True)
@@ -81,22 +77,6 @@ class Changes:
 
     def __bool__(self) -> bool:
         return bool(self.removed or self.replaced)
-
-
-def need_free(folder: Path, wanted_bytes: int, purpose: str) -> None:
-    """Refuse before work begins that the disk cannot hold.
-
-    Raises:
-        DiskError: There is less free space than `wanted_bytes` and some spare.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < wanted_bytes + _SPARE_BYTES:
-        raise DiskError(
-            f"{folder} has {human_bytes(free)} free; {purpose} takes {human_bytes(wanted_bytes)}",
-            why=f"{human_bytes(_SPARE_BYTES)} are kept spare",
-            way_out="Free some space (docker system df shows what Docker holds), or give another "
-            "folder with TMPDIR.",
-        )
 
 
 class Blobs:
@@ -164,12 +144,17 @@ def unpack(
         layer, index = inode.entries[0]
         wanted[layer][index] = inode
     try:
-        _make_folders(root, merged)
-        for number, inodes in sorted(wanted.items()):
-            _write_layer(unpacked(blobs.reader(layers[number])), inodes, root, on_bytes)
-        _make_links(root, merged)
+        with full_disk_is_told(root):
+            _make_folders(root, merged)
+            for number, inodes in sorted(wanted.items()):
+                _write_layer(unpacked(blobs.reader(layers[number])), inodes, root, on_bytes)
+            _make_links(root, merged)
     except OSError as error:
-        raise _unpack_failed(error, root) from None
+        raise InputError(
+            "the image cannot be unpacked",
+            why=str(error),
+            way_out="Its paths may be too long or clash on this file system; try another TMPDIR.",
+        ) from None
     stamps = {path: _stamp(root / path) for path, placed in merged.files.items() if placed.inode}
     return Tree(root, merged, stamps)
 
@@ -212,16 +197,3 @@ def _make_links(root: Path, merged: Merged) -> None:
     for path, placed in merged.files.items():
         if placed.member.kind == "symlink":
             (root / path).symlink_to(placed.member.target)
-
-
-def _unpack_failed(error: OSError, root: Path) -> DiskError | InputError:
-    if error.errno == errno.ENOSPC:
-        return DiskError(
-            f"{root} is full",
-            way_out="Free some space, or give another folder with TMPDIR.",
-        )
-    return InputError(
-        "the image cannot be unpacked",
-        why=str(error),
-        way_out="Its paths may be too long or clash on this file system; try another TMPDIR.",
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import random
@@ -16,7 +17,7 @@ import pytest
 from docker.errors import APIError
 
 from tfslim.errors import ConfigError, DiskError, EngineError, InputError
-from tfslim.images import unpack
+from tfslim.images import disk, unpack
 from tfslim.images.archive import Image, Look, read_archive
 from tfslim.images.layers import merge
 from tfslim.images.rewrite import Rewriting, Rewritten, rewrite_image
@@ -266,10 +267,23 @@ def test_interrupted_edit_leaves_the_old_output_and_no_litter(tmp_path: Path) ->
 def test_full_disk_is_refused_before_unpacking(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unpack, "_SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(disk, "_SPARE_BYTES", 1 << 60)
     with pytest.raises(DiskError, match="unpacking the image"):
         rewritten(tmp_path, shrink)
     assert not (tmp_path / "out.tar").exists()
+
+
+def test_disk_that_fills_up_while_writing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = source(tmp_path)
+    monkeypatch.setattr("tfslim.images.rewrite.OciArchive", full)
+    with pytest.raises(DiskError, match="is full"):
+        rewritten(tmp_path, shrink, path)
+    assert [item.name for item in tmp_path.iterdir()] == ["source.tar"]
 
 
 def test_tree_is_never_written_through_a_link(tmp_path: Path) -> None:
@@ -295,6 +309,20 @@ def test_tree_is_never_written_through_a_link(tmp_path: Path) -> None:
 def test_bad_names_are_refused_before_any_work(tmp_path: Path, name: str) -> None:
     how = Rewriting(name=name, output=tmp_path / "out.tar")
     with pytest.raises(ConfigError, match="not a name"):
+        rewrite_image("nowhere", shrink, how, client=no_engine)
+
+
+@pytest.mark.parametrize("output", [".", "no/such/folder/x.tar"])
+def test_bad_outputs_are_refused_before_any_work(tmp_path: Path, output: str) -> None:
+    how = Rewriting(name="a:1", output=tmp_path / output)
+    with pytest.raises(InputError, match="cannot be written"):
+        rewrite_image("nowhere", shrink, how, client=no_engine)
+
+
+@pytest.mark.parametrize(("compression", "level"), [("gzip", 10), ("zstd", 23), ("zstd", 0)])
+def test_bad_levels_are_refused(tmp_path: Path, compression: Any, level: int) -> None:
+    how = Rewriting(name="a:1", output=tmp_path / "o", compression=compression, level=level)
+    with pytest.raises(ConfigError, match=f"{compression} has no level {level}"):
         rewrite_image("nowhere", shrink, how, client=no_engine)
 
 
