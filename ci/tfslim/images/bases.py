@@ -265,7 +265,9 @@ def _export_layout(engine: Engine, tag: str, folder: Path) -> str:
         packed, aside = Path(scratch) / "image.tar", Path(scratch) / "layout"
         _save(engine, tag, packed)
         with tarfile.open(packed) as tar:
-            tar.extractall(aside, filter="data")
+            # Debian 12's Python 3.11.2 has no filters yet; the archive is this engine's own.
+            safe: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+            tar.extractall(aside, **safe)
         packed.unlink()
         if not (aside / "index.json").exists():
             raise EngineError(
