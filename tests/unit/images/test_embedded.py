@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,8 +35,10 @@ def ui() -> Ui:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Home:
-    return Home(tmp_path / "engine")
+def home() -> Iterator[Home]:
+    """A short path: sockets lie below it."""
+    with tempfile.TemporaryDirectory(prefix="tfslim-") as folder:
+        yield Home(Path(folder) / "engine")
 
 
 @pytest.fixture(autouse=True)
