@@ -16,19 +16,22 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
-from rich.console import Console, RenderableType
+from docker import DockerClient
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from tfslim import __version__, doctor, pipeline
+from tfslim import __version__, cli_slim, doctor, pipeline
 from tfslim.config import Config, json_schema, load_config
 from tfslim.errors import DiskError, EngineError, TfslimError
 from tfslim.images import embedded
 from tfslim.images.engine import find_engine
+from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspect_text import render_text
 from tfslim.plan import Build, disk_bytes, make_plan, matrix
 from tfslim.report import render
 from tfslim.report.record import RunRecord, broken_budgets
+from tfslim.slim.rules import profile_names
 from tfslim.ui import Ui, human_bytes
 
 __all__ = ["cli", "main"]
@@ -56,7 +59,8 @@ class _Common:
             click.echo(json.dumps(data, indent=2, default=str))
         else:
             width = None if sys.stdout.isatty() else 160
-            Console(highlight=False, width=width).print(text)
+            shown = Text(text) if isinstance(text, str) else text  # no markup is read from it
+            Console(highlight=False, width=width, soft_wrap=isinstance(text, str)).print(shown)
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -147,17 +151,85 @@ def build_verb(common: _Common, variants: tuple[str, ...], setup_engine: bool) -
 
 @cli.command("inspect")
 @click.argument("source")
+@click.option(
+    "--cuda-arch", metavar="ARCHS", help="Also say what `tfslim slim` would save for them."
+)
 @_verb
-def inspect_verb(common: _Common, source: str) -> None:
+def inspect_verb(common: _Common, source: str, cuda_arch: str | None) -> None:
     """Measure an image, an archive or a folder: pull and disk bytes, by layer, package and kind.
 
     SOURCE is an image of the engine, a docker or OCI archive, an OCI layout, or any folder such as
     a virtual environment.
     """
-    found = inspect_source(
-        source, client=lambda: find_engine(common.ui, setup=False).client(), ui=common.ui
-    )
-    common.show(found.model_dump(mode="json"), render_text(found))
+    client = _client(common.ui)
+    found = inspect_source(source, client=client, gpu=gpu_use, ui=common.ui)
+    data = found.model_dump(mode="json")
+    shown = [render_text(found)]
+    if cuda_arch:
+        plan = cli_slim.dry_run(cli_slim.Request(source, cuda_arch, "arch"), client, common.ui)
+        data["would_save"] = {"cuda_arch": cuda_arch, "profile": "arch", "disk_bytes": plan.saved}
+        shown.append(Text("\n".join(plan.explain()[:2])))
+    common.show(data, Group(*shown))
+
+
+@cli.command("slim")
+@click.argument("source")
+@click.option(
+    "--cuda-arch",
+    metavar="ARCHS",
+    help="GPUs that stay served: 90, 80,86,90, native (this machine's) or all-major.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(profile_names()),
+    default="arch",
+    show_default=True,
+    help="safe: what no program opens; arch: also GPU code for other architectures.",
+)
+@click.option(
+    "--keep-ptx/--no-keep-ptx",
+    default=None,
+    help="Keep one PTX for newer GPUs; by default only for all-major.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="New folder, or archive.")
+@click.option("-t", "--tag", help="Reference of the new image.")
+@click.option("--in-place", is_flag=True, help="Change the folder itself, file by file.")
+@click.option("--dry-run", is_flag=True, help="Make the plan, change nothing; --json saves it.")
+@click.option("--plan", "saved_plan", type=click.Path(path_type=Path), help="A plan saved earlier.")
+@click.option("--explain", is_flag=True, help="Name every removal: bytes, rule, why, proof.")
+@click.option("--emit-dockerfile", is_flag=True, help="Print the stage that does it in a build.")
+@_verb
+def slim_verb(
+    common: _Common, explain: bool, dry_run: bool, emit_dockerfile: bool, **options: Any
+) -> None:
+    r"""Make a folder or an image smaller: remove GPU code it cannot run, and prove the rest.
+
+    SOURCE is a virtual environment or any folder, an image of the engine, or a docker or OCI
+    archive. A folder needs --output or --in-place, an image needs --tag.
+
+    \b
+    tfslim slim .venv --cuda-arch native --dry-run --explain
+    tfslim slim .venv --cuda-arch 90 --in-place
+    tfslim slim my/model:1.2 --cuda-arch 80,90 --tag my/model:1.2-slim
+    """
+    request = cli_slim.Request(**options)
+    if emit_dockerfile:
+        click.echo(cli_slim.dockerfile_stage(request))
+        return
+    client = _client(common.ui)
+    if dry_run:
+        plan = cli_slim.dry_run(request, client, common.ui)
+        lines = plan.explain()
+        common.show(json.loads(plan.model_dump_json()), "\n".join(lines if explain else lines[:2]))
+        return
+    plan, outcome, where = cli_slim.perform(request, client, common.ui)
+    text = cli_slim.summary(plan, outcome, where)
+    if explain:
+        text = "\n".join([*plan.explain(), text])
+    common.show(cli_slim.as_json(plan, outcome, where), text)
+    error = outcome.error()
+    if error is not None:
+        raise error
 
 
 @cli.command("bench")
@@ -280,6 +352,11 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         ui.print("interrupted; what was finished is kept, nothing half-written is left", "yellow")
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _client(ui: Ui) -> Callable[[], DockerClient]:
+    """Return what gives a client of the engine, for verbs that need one for images only."""
+    return lambda: find_engine(ui, setup=False).client()
 
 
 def _fail(ui: Ui, error: TfslimError) -> NoReturn:

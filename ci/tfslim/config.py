@@ -188,6 +188,11 @@ class Config(_Section):
         min_length=1,
         description="GPU architectures the images are for, as compute capabilities (90 or 9.0).",
     )
+    slim: Literal["none", "safe", "arch"] = Field(
+        "arch",
+        description="Profile of the slim engine in every variant but stock: arch keeps GPU code "
+        "for cuda-archs alone.",
+    )
     base_source: BaseSource = Field(
         "auto",
         description="registry: pull bases; debian: build them; auto: the first, else the second.",

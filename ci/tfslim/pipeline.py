@@ -16,6 +16,7 @@ from tfslim.errors import DiskError, ModelError
 from tfslim.images.bases import Base, ensure_bases
 from tfslim.images.build import BuiltImage, build_images
 from tfslim.images.engine import Engine, find_engine
+from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspection import Inspection
 from tfslim.plan import Build, disk_bytes, grouped
@@ -123,7 +124,7 @@ class Line:
 
     def inspect(self, source: str) -> Inspection:
         """Measure an image, archive or folder."""
-        return inspect_source(source, client=self.engine.client, ui=self._ui)
+        return inspect_source(source, client=self.engine.client, gpu=gpu_use, ui=self._ui)
 
     def _measure(self, group: Sequence[Build], number: int, device: Device) -> list[Measurement]:
         return measure(

@@ -137,6 +137,8 @@ def _build(config: Config, variant: VariantName) -> Build:
             "TRAINING_EXTRAS": " ".join(
                 [*row.training_extras, *(["jupyterlab>=4,<5"] if config.image.jupyter else [])]
             ),
+            "CUDA_ARCHS": ",".join(arch.replace(".", "") for arch in config.cuda_archs),
+            "SLIM_PROFILE": config.slim,
             "MODEL_NAME": model_name(config),
         },
         disk_bytes=round(table.variants[variant].disk_gb * 10**9),

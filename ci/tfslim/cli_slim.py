@@ -1,0 +1,167 @@
+"""`tfslim slim`: what a person names, turned into a plan, carried out on a tree or an image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfslim.errors import ConfigError
+from tfslim.images.inspect import source_kind
+from tfslim.images.rewrite import Rewriting
+from tfslim.images.slim_image import plan_image, slim_image
+from tfslim.slim import plan as plans
+from tfslim.slim.apply import Outcome, apply_plan
+from tfslim.slim.archs import Targets, parse_targets
+from tfslim.slim.plan import Plan, make_plan
+from tfslim.ui import Ui, human_bytes
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+__all__ = ["Request", "dockerfile_stage", "dry_run", "perform"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        source: A folder, an archive, an OCI layout or an image of the engine.
+        cuda_arch: GPUs to serve, as `--cuda-arch` takes them; None for profiles that need none.
+        profile: Name of the rules.
+        keep_ptx: Keep one PTX for GPUs not named; None follows the GPUs' own default.
+        saved_plan: A plan saved earlier, in place of a new one.
+        output: New folder (from a folder) or archive (from an image).
+        tag: Reference of the new image.
+        in_place: Change the folder itself.
+    """
+
+    source: str
+    cuda_arch: str | None
+    profile: str
+    keep_ptx: bool | None = None
+    saved_plan: Path | None = None
+    output: Path | None = None
+    tag: str | None = None
+    in_place: bool = False
+
+    @property
+    def targets(self) -> Targets | None:
+        """The GPUs to serve."""
+        return parse_targets(self.cuda_arch) if self.cuda_arch else None
+
+    @property
+    def is_tree(self) -> bool:
+        """True for a plain folder."""
+        return source_kind(self.source) == "directory"
+
+
+def dry_run(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Plan:
+    """Return the plan and change nothing.
+
+    Raises:
+        TfslimError: The source cannot be read, or the request cannot be met.
+    """
+    if request.is_tree:
+        return make_plan(
+            Path(request.source), request.targets, request.profile, request.keep_ptx, ui=ui
+        )
+    return plan_image(
+        request.source,
+        targets=request.targets,
+        profile=request.profile,
+        keep_ptx=request.keep_ptx,
+        client=client,
+        ui=ui,
+    )
+
+
+def perform(
+    request: Request, client: Callable[[], DockerClient], ui: Ui
+) -> tuple[Plan, Outcome, str]:
+    """Slim a tree or an image; return what was planned, what came of it, and where it is now.
+
+    Raises:
+        ConfigError: It is not said where the result goes, or to a place it cannot go to.
+        TfslimError: The source cannot be read, or the request cannot be met.
+    """
+    saved = plans.load(request.saved_plan) if request.saved_plan else None
+    if request.is_tree:
+        if request.in_place == (request.output is not None) or request.tag:
+            raise ConfigError(
+                "a folder is slimmed into --output DIR or --in-place, one of the two",
+                way_out="Or look first: --dry-run.",
+            )
+        tree = Path(request.source)
+        plan = saved or make_plan(tree, request.targets, request.profile, request.keep_ptx, ui=ui)
+        outcome = apply_plan(plan, tree, request.output, ui=ui)
+        return plan, outcome, outcome.tree
+    if not request.tag or request.in_place:
+        raise ConfigError(
+            "an image is slimmed into a new one: name it with --tag",
+            way_out="With --output FILE.tar it is written as an archive under that name.",
+        )
+    done = slim_image(
+        request.source,
+        Rewriting(name=request.tag, output=request.output, created_by="tfslim slim"),
+        targets=request.targets,
+        profile=request.profile,
+        keep_ptx=request.keep_ptx,
+        plan=saved,
+        client=client,
+        ui=ui,
+    )
+    return done.plan, done.outcome, str(request.output or request.tag)
+
+
+def summary(plan: Plan, outcome: Outcome, where: str) -> str:
+    """Say in a few lines what came of it."""
+    verified = sum(item.state == "verified" for item in outcome.files)
+    deleted = sum(item.state == "deleted" for item in outcome.files)
+    share = 1 - outcome.tree_after / outcome.tree_before if outcome.tree_before else 0
+    lines = [
+        f"{where}: {human_bytes(outcome.tree_before)} → {human_bytes(outcome.tree_after)} "
+        f"({share:.0%} less)",
+        f"{verified} files rewritten and proved, {deleted} deleted, "
+        f"{len(outcome.restored)} left as they were because their proof failed",
+    ]
+    if plan.unexplained_bytes:
+        lines.append(f"unexplained: {human_bytes(plan.unexplained_bytes)}, left alone (--explain)")
+    return "\n".join(lines)
+
+
+def as_json(plan: Plan, outcome: Outcome, where: str) -> dict[str, object]:
+    """Return all of it as data."""
+    return {
+        "result": where,
+        "plan": json.loads(plan.model_dump_json()),
+        "outcome": json.loads(outcome.model_dump_json()),
+    }
+
+
+def dockerfile_stage(request: Request) -> str:
+    """Return the Dockerfile stages that do the same inside a build."""
+    options = f"--profile {request.profile}"
+    if request.cuda_arch:
+        options = f"--cuda-arch {request.cuda_arch} {options}"
+    if request.keep_ptx is not None:
+        options += " --keep-ptx" if request.keep_ptx else " --no-keep-ptx"
+    return f"""\
+# Give the checkout of tfslim to the build as a context of that name:
+#   docker buildx build --build-context tfslim=path/to/tfslim …
+# The engine is mounted while it works, and is in no layer of the image.
+FROM builder AS engine
+RUN --mount=type=bind,from=tfslim,target=/src,rw \\
+    python3 -m venv /opt/tfslim && /opt/tfslim/bin/pip install --no-cache-dir /src
+
+# `builder` is your stage that holds {request.source}.
+FROM builder AS slim
+RUN --mount=type=bind,from=engine,source=/opt/tfslim,target=/opt/tfslim \\
+    /opt/tfslim/bin/tfslim slim {request.source} {options} --in-place
+
+# In the final stage, in place of `COPY --from=builder`:
+#   COPY --from=slim {request.source} {request.source}
+"""
