@@ -120,17 +120,16 @@ def doctor_verb(common: _Common) -> None:
 
 @cli.command("plan")
 @click.argument("variants", nargs=-1)
-@click.option("--matrix", "as_matrix", is_flag=True, help="As a GitHub Actions strategy.matrix.")
 @_verb
-def plan_verb(common: _Common, variants: tuple[str, ...], as_matrix: bool) -> None:
-    """Show what would be built, without building or downloading anything."""
+def plan_verb(common: _Common, variants: tuple[str, ...]) -> None:
+    """Show what would be built, without building or downloading anything.
+
+    With --json it is a strategy.matrix for GitHub Actions.
+    """
     builds = make_plan(common.config, variants)
-    if as_matrix:
-        click.echo(json.dumps(matrix(builds)))
-        return
     lines = [_plan_lines(build) for build in builds]
     lines.append(f"about {human_bytes(disk_bytes(builds))} of disk for all of them")
-    common.show([build.model_dump() for build in builds], "\n".join(lines))
+    common.show(matrix(builds), "\n".join(lines))
 
 
 @cli.command("build")

@@ -75,8 +75,9 @@ class Line:
             TfslimError: See the rooms this passes through.
         """
         chosen = self._builds if builds is None else builds
+        served = self._served  # a wrong path is told before anything is set up
         self._check_disk(chosen)
-        return self._bake(chosen, self._served.baked)
+        return self._bake(chosen, served.baked)
 
     def bench(self) -> RunRecord:
         """Build, inspect and measure everything; return the record of it.

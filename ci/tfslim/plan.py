@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -65,7 +66,7 @@ def make_plan(config: Config, only: Sequence[str] = ()) -> list[Build]:
     return [_build(config, name) for name in chosen]
 
 
-def matrix(builds: Sequence[Build]) -> dict[str, list[dict[str, str]]]:
+def matrix(builds: Sequence[Build]) -> dict[str, list[dict[str, Any]]]:
     """Return the builds as a `strategy.matrix` of GitHub Actions."""
     return {
         "include": [
@@ -76,6 +77,8 @@ def matrix(builds: Sequence[Build]) -> dict[str, list[dict[str, str]]]:
                 "python": build.python,
                 "cuda": build.cuda or "wheels",
                 "cuda-archs": ",".join(build.cuda_archs),
+                "bases": list(build.bases),
+                "disk-bytes": build.disk_bytes,
             }
             for build in builds
         ]

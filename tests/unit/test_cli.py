@@ -52,7 +52,7 @@ def test_every_verb_has_help(verb: str) -> None:
 
 def test_plan_json_is_json_alone(tmp_path: Path) -> None:
     done = tfslim("plan", "--json", cwd=tmp_path)
-    assert json.loads(done.stdout)[0]["variant"] == "stock"
+    assert json.loads(done.stdout)["include"][0]["variant"] == "stock"
 
 
 def test_an_error_is_one_screen_with_the_way_out_and_its_exit_code(tmp_path: Path) -> None:
@@ -75,6 +75,15 @@ def test_no_engine_names_both_ways_out(tmp_path: Path) -> None:
     done = tfslim("build", "stock", cwd=tmp_path, env={"DOCKER_HOST": "unix:///nowhere.sock"})
     assert done.returncode == 3
     assert "--setup-engine" in done.stderr or "DOCKER_HOST" in done.stderr
+
+
+def test_a_model_path_that_is_no_model_is_told_before_any_engine_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "weights.h5").write_bytes(b"x")
+    (tmp_path / "tfslim.yaml").write_text("model: {source: m}\n")
+    done = tfslim("build", "stock", cwd=tmp_path, env={"DOCKER_HOST": "unix:///nowhere.sock"})
+    assert done.returncode == 6
+    assert "SavedModel" in done.stderr
 
 
 def test_inspecting_what_is_not_there_is_an_input_error(tmp_path: Path) -> None:

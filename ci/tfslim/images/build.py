@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tfslim import proc
 from tfslim.config import Config
-from tfslim.errors import BuildFailedError, DiskError, NetworkError, TfslimError
+from tfslim.errors import BuildFailedError, ConfigError, DiskError, NetworkError, TfslimError
 from tfslim.images.bases import Base
 from tfslim.images.cache import LocalCache
 from tfslim.images.engine import Engine
@@ -230,8 +230,20 @@ def _definition(
 
 
 def dockerfiles() -> Path:
-    """Return the folder of the Dockerfiles: beside the package in a checkout."""
-    return Path(__file__).resolve().parents[3] / "dockerfiles"
+    """Return the folder of the Dockerfiles: beside the package in a checkout.
+
+    Raises:
+        ConfigError: tfslim was installed without its checkout.
+    """
+    folder = Path(__file__).resolve().parents[3] / "dockerfiles"
+    if not (folder / "docker-bake.hcl").is_file():
+        raise ConfigError(
+            "the Dockerfiles are not here",
+            why=f"{folder} does not exist: tfslim was installed without its repository",
+            way_out="Clone the repository and run `bash ci/start.sh bench` there.\n"
+            "`tfslim slim` and `tfslim inspect` work without it.",
+        )
+    return folder
 
 
 def _secrets(config: Config) -> list[str]:
