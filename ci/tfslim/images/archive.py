@@ -33,7 +33,7 @@ from tfslim.images.tarstream import (
     unpacked,
 )
 
-__all__ = ["Image", "Layer", "Limits", "Look", "Member", "read_archive", "read_layout"]
+__all__ = ["Image", "Layer", "Limits", "Look", "Member", "open_raw", "read_archive", "read_layout"]
 
 Kind = Literal["file", "dir", "symlink", "hardlink", "whiteout", "opaque", "other"]
 
@@ -212,6 +212,15 @@ class _History(BaseModel):
     empty_layer: bool = False
 
 
+class _Run(BaseModel):
+    """How a container is started, as far as it is shown or added to."""
+
+    user: str | None = Field(default=None, alias="User")
+    entrypoint: list[str] | None = Field(default=None, alias="Entrypoint")
+    command: list[str] | None = Field(default=None, alias="Cmd")
+    labels: dict[str, str] | None = Field(default=None, alias="Labels")
+
+
 class _RootFs(BaseModel):
     diff_ids: list[str] = Field(default_factory=list)
 
@@ -223,8 +232,10 @@ class _Config(BaseModel):
     """The parts of an image config that reading needs."""
 
     model_config = ConfigDict(extra="allow")
-    os: str = "linux"
-    architecture: str = ""
+    os: str
+    architecture: str
+    created: str | None = None
+    config: _Run | None = None
     history: list[_History] | None = None
     rootfs: _RootFs = Field(default_factory=_RootFs)
 
@@ -331,7 +342,7 @@ def read_archive(
     """
     shelf = _Shelf(name, look)
     if isinstance(source, Path):
-        with _opened(source) as file:
+        with open_raw(source) as file:
             _fill(shelf, Forward(file.read, name))
     else:
         _fill(shelf, from_chunks(source, name))
@@ -386,11 +397,16 @@ def _put_linked(shelf: _Shelf, folder: Path) -> None:
 def _put_file(shelf: _Shelf, folder: Path, key: str) -> None:
     path = folder / safe_path(key, Forward(lambda _: b"", shelf.name))
     if path.is_file():
-        with _opened(path) as file:
+        with open_raw(path) as file:
             shelf.put(key, path.stat().st_size, Forward(file.read, shelf.name))
 
 
-def _opened(path: Path) -> io.FileIO:
+def open_raw(path: Path) -> io.FileIO:
+    """Open a file for reading.
+
+    Raises:
+        InputError: It cannot be opened.
+    """
     try:
         return path.open("rb", buffering=0)
     except OSError as error:

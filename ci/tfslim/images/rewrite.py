@@ -12,7 +12,7 @@ import datetime
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
@@ -21,28 +21,19 @@ from docker.errors import DockerException
 from pydantic import BaseModel, ConfigDict
 
 from tfslim.errors import ConfigError, EngineError, InputError
-from tfslim.images.archive import Image, Layer, Look, read_archive, read_layout
+from tfslim.images.archive import Image, Layer
 from tfslim.images.disk import full_disk_is_told, need_free
-from tfslim.images.inspect import source_kind
-from tfslim.images.layers import Merged, merge
 from tfslim.images.oci import Blob, Compression, OciArchive, image_name
+from tfslim.images.opened import UnpackedImage, unpacked_image
 from tfslim.images.relayer import LayerEdit, layer_edits, rewrite_layer
-from tfslim.images.store import find_stored, saved_chunks
-from tfslim.images.tarstream import Forward, compression_of, unpacked
-from tfslim.images.unpack import Blobs, Changes, Tree, unpack
-from tfslim.ui import Step, Ui, human_bytes
+from tfslim.images.tarstream import unpacked
+from tfslim.images.unpack import Changes
+from tfslim.ui import Step, Ui
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = [
-    "LayerChange",
-    "Rewriting",
-    "Rewritten",
-    "UnpackedImage",
-    "rewrite_image",
-    "unpacked_image",
-]
+__all__ = ["LayerChange", "Rewriting", "Rewritten", "rewrite_image"]
 
 Result = TypeVar("Result")
 
@@ -153,63 +144,6 @@ class Rewriting:
         return level
 
 
-@dataclass(frozen=True)
-class UnpackedImage:
-    """An image with its final file system on disk, ready to be looked at or edited.
-
-    Attributes:
-        source: What was read.
-        blobs: Its layers as stored.
-        image: Config and layers.
-        merged: The final file system as a table.
-        tree: The same on disk.
-    """
-
-    source: str
-    blobs: Blobs
-    image: Image
-    merged: Merged
-    tree: Tree
-
-
-@contextmanager
-def unpacked_image(
-    source: str,
-    *,
-    client: Callable[[], DockerClient],
-    scratch: Path | None = None,
-    ui: Ui | None = None,
-) -> Iterator[UnpackedImage]:
-    """Unpack an image into a temporary folder, which is removed afterwards whatever happens.
-
-    Args:
-        source: An OCI layout folder, a docker or OCI archive, or an image reference.
-        client: Gives the engine; called only for an image reference.
-        scratch: Where the folder is made; it needs room for the image, packed and unpacked.
-        ui: Shows progress.
-
-    Raises:
-        InputError: It is none of these, or damaged.
-        EngineError: The engine failed while it sent the image.
-        DiskError: There is not enough room.
-    """
-    ui = ui or Ui(quiet=True)
-    with ExitStack() as held:
-        folder = held.enter_context(_temporary_folder(scratch, ui))
-        place = _place(source, client, folder, ui)
-        with ui.step(f"Reading {source}") as step:
-            image = _read(place, source, Look(checksums=True, on_bytes=step.advance))
-            merged = merge(image.layers)
-        blobs = Blobs(place.path, image.layers)
-        held.callback(blobs.close)
-        root = folder / "root"
-        root.mkdir()
-        size = sum(inode.member.size_bytes for inode in merged.live)
-        with ui.step(f"Unpacking {human_bytes(size)}", total=size) as step:
-            tree = unpack(blobs, image.layers, merged, root, on_bytes=step.advance)
-        yield UnpackedImage(source, blobs, image, merged, tree)
-
-
 def rewrite_image(
     source: str,
     edit: Callable[[Path], Result],
@@ -231,7 +165,7 @@ def rewrite_image(
         ui: Shows progress.
 
     Raises:
-        InputError: See `unpacked_image`.
+        InputError: See `opened.unpacked_image`.
         EngineError: The engine failed while it sent or took the image.
         DiskError: There is not enough room.
         ConfigError: The name or the compression level cannot be used.
@@ -261,16 +195,6 @@ def rewrite_image(
 
 
 @contextmanager
-def _temporary_folder(parent: Path | None, ui: Ui) -> Iterator[Path]:
-    folder = tempfile.TemporaryDirectory(prefix="tfslim-", dir=parent)
-    try:
-        yield Path(folder.name)
-    finally:
-        with ui.step("Removing temporary files"):  # seconds, with a whole TensorFlow in it
-            folder.cleanup()
-
-
-@contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
     """Give a temporary file beside the target; it is gone afterwards unless it was renamed."""
     try:
@@ -285,67 +209,6 @@ def _partial(folder: Path) -> Iterator[Path]:
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where the source's blobs can be read again and again: a plain tar, a layout, a store.
-
-    Attributes:
-        path: The archive's file, or the folder with the blobs.
-        digest: Where to start in an engine's content store, which has no index of its own.
-    """
-
-    path: Path
-    digest: str | None = None
-
-
-def _place(source: str, client: Callable[[], DockerClient], scratch: Path, ui: Ui) -> _Place:
-    kind = source_kind(source)
-    if kind == "directory":
-        raise InputError(
-            f"{source} is a folder, not an image",
-            why="it has no oci-layout file",
-            way_out="Slim a folder with --output or --in-place.",
-        )
-    if kind == "layout":
-        return _Place(Path(source))
-    if kind == "engine":
-        return _engine_place(client(), source, scratch / "source.tar", ui)
-    return _Place(_plain_archive(Path(source), scratch / "source.tar"))
-
-
-def _plain_archive(archive: Path, copy_to: Path) -> Path:
-    """Return the archive, or an unpacked copy of one that is compressed as a whole."""
-    with archive.open("rb", buffering=0) as file:
-        plain = Forward(file.read, str(archive))
-        if compression_of(plain.peek(4)) == "none":
-            return archive
-        with full_disk_is_told(copy_to.parent), copy_to.open("wb") as out:
-            out.writelines(unpacked(plain).rest())
-    return copy_to
-
-
-def _engine_place(client: DockerClient, reference: str, copy_to: Path, ui: Ui) -> _Place:
-    stored = find_stored(client, reference)
-    if stored.content:
-        return _Place(stored.content, stored.digest)
-    need_free(copy_to.parent, stored.size_bytes, "saving the image")
-    with (
-        ui.step(f"Saving {reference} from the engine") as step,
-        full_disk_is_told(copy_to.parent),
-        copy_to.open("wb") as out,
-    ):
-        for chunk in saved_chunks(client, reference):
-            out.write(chunk)
-            step.update(human_bytes(out.tell()))
-    return _Place(copy_to)
-
-
-def _read(place: _Place, source: str, look: Look) -> Image:
-    if place.path.is_dir():
-        return read_layout(place.path, look, name=source, digest=place.digest)
-    return read_archive(place.path, look, name=source)
 
 
 class _Writer:
@@ -416,7 +279,7 @@ class _Writer:
             *(config.get("history") or []),
             {"created": created, **step} if created else step,
         ]
-        run = config.setdefault("config", {})
+        run = config["config"] = config.get("config") or {}
         run["Labels"] = {**(run.get("Labels") or {}), **self.how.labels}
         return config
 

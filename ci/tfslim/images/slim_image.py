@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfslim import __version__
-from tfslim.images.rewrite import Rewriting, Rewritten, rewrite_image, unpacked_image
+from tfslim.images.opened import unpacked_image
+from tfslim.images.rewrite import Rewriting, Rewritten, rewrite_image
 from tfslim.slim.apply import Outcome, apply_plan
 from tfslim.slim.plan import Plan, make_plan
 from tfslim.ui import Ui

@@ -235,6 +235,28 @@ def test_layers_of_another_config_are_refused(tmp_path: Path) -> None:
         read(make.docker_archive(tmp_path / "d.tar", built))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": []},
+        {"config": {"Entrypoint": "sh"}},
+        {"config": {"Labels": ["a"]}},
+        {"rootfs": None},
+        {"rootfs": {"diff_ids": "sha256:0"}},
+        {"history": [{"created_by": 1}]},
+        {"created": 5},
+        {"os": None},
+    ],
+)
+def test_config_with_values_of_other_types_is_refused(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    built = make.build(LAYERS)
+    built.config = json.dumps(json.loads(built.config) | change).encode()
+    with pytest.raises(InputError, match=r"\.json is not what an image archive has there"):
+        read(make.docker_archive(tmp_path / "d.tar", built))
+
+
 def test_any_single_bit_flip_is_refused_or_changes_nothing(tmp_path: Path) -> None:
     """Every blob is under a digest: only tar padding and header trivia may differ unseen."""
     data = make.oci_archive(tmp_path / "i.tar", make.build(LAYERS, compression="gzip")).read_bytes()
