@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tfslim.errors import InputError
-from tfslim.images.archive import HEAD_BYTES, Layer, Look, Member
+from tfslim.images.layer_table import HEAD_BYTES, Layer, Look, Member
 
 __all__ = ["DUPLICATE_MIN_BYTES", "folder_layer"]
 

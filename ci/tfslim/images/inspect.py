@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tfslim.errors import InputError
-from tfslim.images.archive import Image, Layer, Look, read_archive, read_layout
+from tfslim.images.archive import Image, read_archive, read_layout
 from tfslim.images.contents import Owner, Owners, is_elf, kind_of, records_ownership
 from tfslim.images.folder import DUPLICATE_MIN_BYTES, folder_layer
 from tfslim.images.inspection import (
@@ -32,6 +32,7 @@ from tfslim.images.inspection import (
     SourceKind,
     Waste,
 )
+from tfslim.images.layer_table import Layer, Look
 from tfslim.images.layers import Inode, Merged, merge
 from tfslim.images.store import find_stored, saved_chunks
 from tfslim.ui import Step, Ui, human_bytes

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tfslim.images.archive import Layer, Member
+from tfslim.images.layer_table import Layer, Member
 
 __all__ = ["Inode", "Merged", "Placed", "merge"]
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfslim.errors import InputError
-from tfslim.images.archive import Image, Look, open_raw, read_archive, read_layout
+from tfslim.images.archive import Image, open_raw, read_archive, read_layout
 from tfslim.images.disk import full_disk_is_told, need_free
 from tfslim.images.inspect import source_kind
+from tfslim.images.layer_table import Look
 from tfslim.images.layers import Merged, merge
 from tfslim.images.store import find_stored, saved_chunks
 from tfslim.images.tarstream import Forward, compression_of, unpacked

@@ -21,8 +21,9 @@ from docker.errors import DockerException
 from pydantic import BaseModel, ConfigDict
 
 from tfslim.errors import ConfigError, EngineError, InputError
-from tfslim.images.archive import Image, Layer
+from tfslim.images.archive import Image
 from tfslim.images.disk import full_disk_is_told, need_free
+from tfslim.images.layer_table import Layer
 from tfslim.images.oci import Blob, Compression, OciArchive, image_name
 from tfslim.images.opened import UnpackedImage, unpacked_image
 from tfslim.images.relayer import LayerEdit, layer_edits, rewrite_layer

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfslim.errors import InputError
-from tfslim.images.archive import Layer
 from tfslim.images.disk import full_disk_is_told, need_free
+from tfslim.images.layer_table import Layer
 from tfslim.images.layers import Inode, Merged
 from tfslim.images.tarstream import Forward, tar_members, unpacked
 

@@ -13,7 +13,8 @@ import image_factory as make
 import pytest
 
 from tfslim.errors import InputError
-from tfslim.images.archive import Image, Limits, Look, read_archive, read_layout
+from tfslim.images.archive import Image, read_archive, read_layout
+from tfslim.images.layer_table import Limits, Look
 
 LOOK = Look(checksums=True)
 LAYERS = [

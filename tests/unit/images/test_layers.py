@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import image_factory as make
 import pytest
 
-from tfslim.images.archive import Look, read_archive
+from tfslim.images.archive import read_archive
+from tfslim.images.layer_table import Look
 from tfslim.images.layers import Merged, merge
 
 

@@ -18,7 +18,8 @@ from docker.errors import APIError
 
 from tfslim.errors import ConfigError, DiskError, EngineError, InputError
 from tfslim.images import disk, unpack
-from tfslim.images.archive import Image, Look, read_archive
+from tfslim.images.archive import Image, read_archive
+from tfslim.images.layer_table import Look
 from tfslim.images.layers import merge
 from tfslim.images.rewrite import Rewriting, Rewritten, rewrite_image
 

@@ -9,8 +9,9 @@ import image_factory as make
 import pytest
 
 from tfslim.errors import SlimError
-from tfslim.images.archive import Look, read_archive
+from tfslim.images.archive import read_archive
 from tfslim.images.gpu_use import gpu_use
+from tfslim.images.layer_table import Look
 from tfslim.images.rewrite import Rewriting
 from tfslim.images.slim_image import plan_image, slim_image
 from tfslim.slim.archs import Targets
