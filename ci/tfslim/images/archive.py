@@ -25,6 +25,7 @@ __all__ = ["Image", "open_raw", "read_archive", "read_layout"]
 
 _MAX_JSON_BYTES = 16 << 20
 _MAX_JSON_TOTAL_BYTES = 128 << 20
+_TAR_MAGIC, _TAR_MAGIC_END = b"ustar", 262
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class _Shelf:
         self.documents = Documents(name)
         self.layers: dict[str, Layer] = {}
         self.links: dict[str, str] = {}
+        self._json_bytes = 0
 
     def put(self, key: str, size: int, source: Forward) -> None:
         """Take one file of the archive from `source`, which stands at its first byte."""
@@ -72,7 +74,7 @@ class _Shelf:
         offset = source.tell()
         blob = source.section(size, seen)
         blob.name = f"{self.name}: {key}"
-        if blob.peek(1) in (b"{", b"[") and size <= _MAX_JSON_BYTES:
+        if size <= _MAX_JSON_BYTES and _is_json(blob.peek(_TAR_MAGIC_END)):
             self._put_json(key, blob)
         elif _is_blob(key) and size:
             self._put_layer(key, size, offset, blob)
@@ -103,7 +105,8 @@ class _Shelf:
 
     def _put_json(self, key: str, blob: Forward) -> None:
         self.documents.jsons[key] = b"".join(blob.rest())
-        if sum(map(len, self.documents.jsons.values())) > _MAX_JSON_TOTAL_BYTES:
+        self._json_bytes += len(self.documents.jsons[key])
+        if self._json_bytes > _MAX_JSON_TOTAL_BYTES:
             raise blob.damaged("it holds more JSON than any image has")
 
     def _put_layer(self, key: str, size: int, offset: int, blob: Forward) -> None:
@@ -225,6 +228,11 @@ def _fill(shelf: _Shelf, source: Forward) -> None:
             # Old docker saves store equal layers once and link to them: ../<id>/layer.tar
             base = posixpath.dirname(key) if info.issym() else ""
             shelf.links[key] = posixpath.normpath(posixpath.join(base, info.linkname))
+
+
+def _is_json(head: bytes) -> bool:
+    # A layer's first path may start with a bracket too; a tar has its magic behind the header.
+    return head[:1] in (b"{", b"[") and not head.endswith(_TAR_MAGIC)
 
 
 def _is_blob(key: str) -> bool:

@@ -123,6 +123,13 @@ def test_long_and_non_ascii_names(tmp_path: Path) -> None:
         assert paths(image) == [[("file", long)]]
 
 
+def test_layer_whose_first_path_starts_like_json(tmp_path: Path) -> None:
+    data = make.layer(make.Entry("[", b"1"))
+    assert paths(read(make.oci_archive(tmp_path / "i.tar", make.build([data])))) == [
+        [("file", "[")]
+    ]
+
+
 def test_content_is_kept_probed_and_summed_only_where_asked(tmp_path: Path) -> None:
     data = make.layer(make.Entry("keep", b"kept"), make.Entry("lib.so", b"\x7fELF" + b"z" * 100))
     seen: list[bytes] = []
