@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -130,13 +130,16 @@ def apply_plan(
     _check_room(plan, tree, output)
     if output is None:
         _clear_aside(tree)
-        files = _apply_files(plan, tree, tree, ui, jobs)
+        with _times_kept({(tree / item.path).parent for item in plan.files}):
+            files = _apply_files(plan, tree, tree, ui, jobs)
         return _outcome(plan, tree, files)
     _check_output(tree, output)
     draft = output.with_name(output.name + _ASIDE)
     with _removed_on_error(draft):
         _copy_rest(plan, tree, draft, ui, jobs)
         files = _apply_files(plan, tree, draft, ui, jobs)
+        for source, copy in _folders(tree, draft):
+            shutil.copystat(source, copy, follow_symlinks=False)
         draft.rename(output)
     return _outcome(plan, output, files)
 
@@ -228,6 +231,15 @@ def _removed_on_error(folder: Path) -> Iterator[None]:
         raise
 
 
+@contextlib.contextmanager
+def _times_kept(folders: Iterable[Path]) -> Iterator[None]:
+    """Give folders their times back, so that the same input gives the same tree."""
+    times = [(folder, folder.stat()) for folder in folders]
+    yield
+    for folder, status in times:
+        os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 # --- a copy of the tree -----------------------------------------------------------------------
 
 
@@ -243,8 +255,6 @@ def _copy_rest(plan: Plan, tree: Path, draft: Path, ui: Ui, jobs: int | None) ->
     with ui.step("Copying what stays as it is", sum(weights)) as step:
         _copy_folders(tree, draft)
         pool.run(_copy_batch, batches, weights=weights, titles=names, step=step, jobs=jobs)
-        for source, copy in _folders(tree, draft):
-            shutil.copystat(source, copy, follow_symlinks=False)
 
 
 def _copy_batch(work: tuple[Path, Path, Sequence[TreeFile]]) -> None:

@@ -28,8 +28,7 @@ class ContainerCut(_Data):
         keep: Indices of the entries that stay, ascending.
         movable: Wrappers alone lead to it, so it may lie elsewhere.
         empty: What becomes of it when nothing is kept: it holds a copy of the file's placeholder;
-            or its wrappers are led to the first movable container that holds one ("shared"); or all
-            of it becomes zero.
+            or its wrappers are led to the file's `host` ("shared"); or all of it becomes zero.
     """
 
     offset: int
@@ -58,11 +57,13 @@ class FileCuts(_Data):
     Attributes:
         containers: In file order; also those that only move.
         placeholder: What emptied containers hold; None where none is needed.
+        host: Offset of the container that stands for all shared ones; it holds the placeholder.
         spans: Code outside containers, in file order.
         sections: Indices of sections that are dropped, ascending.
     """
 
     containers: tuple[ContainerCut, ...] = ()
     placeholder: Placeholder | None = None
+    host: int | None = None
     spans: tuple[Span, ...] = ()
     sections: tuple[int, ...] = ()

@@ -433,10 +433,10 @@ class Elf:
         Executable sections where there is a section table; else whole executable segments.
         """
         sections = [
-            (s.offset, s.addr, s.size)
+            (s.offset, self.to_address(s.offset), s.size)
             for s in self.sections
-            if s.executable and s.alloc and s.type != SHT_NOBITS and s.size
+            if s.executable and s.alloc and s.type != SHT_NOBITS
         ]
         if sections:
-            return sections
+            return [(at, address, size) for at, address, size in sections if address is not None]
         return [(s.offset, s.vaddr, s.filesz) for s in self.loads if s.flags & PF_X]

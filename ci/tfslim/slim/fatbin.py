@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol, overload
 
@@ -30,7 +30,6 @@ __all__ = [
     "pack_container_header",
     "parse_container",
     "parse_wrapper_magic",
-    "smallest",
     "write_container",
     "zstd_frame_size",
 ]
@@ -322,8 +321,3 @@ def cubin_sm(head: bytes) -> int:
     if head[7] == _ABI_NEW:
         return flags >> 8 & 0xFF
     raise FormatRefusedError(f"a cubin of ABI {head[7]}")
-
-
-def smallest(entries: Sequence[Entry]) -> int:
-    """Return the index of the smallest entry, cubins before all else (the first of equals)."""
-    return min((e.kind is not Kind.CUBIN, e.size, index) for index, e in enumerate(entries))[2]

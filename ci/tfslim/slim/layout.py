@@ -146,7 +146,7 @@ def _edit(elf: Elf, cuts: FileCuts) -> tuple[list[Piece], dict[int, int]]:
             )
     for span in cuts.spans:
         edits += _filled(span.offset, span.offset + span.size, [])
-    return sorted(edits, key=lambda piece: piece.at), _moves(elf, kept, placed)
+    return sorted(edits, key=lambda piece: piece.at), _moves(elf, kept, placed, cuts.host)
 
 
 def _placeholder(elf: Elf, cuts: FileCuts) -> Entry | None:
@@ -243,14 +243,16 @@ def _pack(zone: Sequence[_Kept], placed: dict[int, int]) -> Iterator[Piece]:
     return _filled(start, end, pieces)
 
 
-def _moves(elf: Elf, kept: Sequence[_Kept], placed: dict[int, int]) -> dict[int, int]:
+def _moves(
+    elf: Elf, kept: Sequence[_Kept], placed: dict[int, int], host: int | None
+) -> dict[int, int]:
     """Return old address → new address of each container that wrappers must be told about."""
-    host = next((c.offset for c, cut, _ in kept if cut.movable and cut.empty == "copy"), -1)
     moves: dict[int, int] = {}
     for container, cut, _ in kept:
         if not cut.movable:
             continue
-        new = placed.get(host if cut.empty == "shared" else container.offset)
+        leads_to = host if cut.empty == "shared" else container.offset
+        new = None if leads_to is None else placed.get(leads_to)
         old_address = elf.to_address(container.offset)
         new_address = None if new is None else elf.to_address(new)
         if old_address is None or new_address is None:
@@ -473,6 +475,8 @@ def strip_refusal(elf: Elf, dropped: Sequence[int]) -> str:
         return "its section table is laid out in an unusual way"
     if any(elf.sections[i].alloc or elf.sections[i].offset < elf.loaded_end for i in gone):
         return "its symbol table lies between loaded parts"
+    if any(s.align > PAGE for s in kept if s.offset >= elf.loaded_end):
+        return "a section wants an alignment beyond a page"
     if any(s.link in gone or (_info_is_section(s) and s.info in gone) for s in kept):
         return "other sections depend on its symbol table"
     return "" if _tail_is_known(elf) else "bytes after its sections belong to nothing known"

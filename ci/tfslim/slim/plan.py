@@ -386,6 +386,7 @@ class _Draft:
             update={
                 "containers": choice.containers,
                 "placeholder": choice.placeholder,
+                "host": choice.host,
                 "spans": choice.spans,
             }
         )
@@ -403,14 +404,20 @@ class _Choice:
     """What stays and what goes of the GPU code of one file."""
 
     def __init__(self, elf: Elf, found: FileScan, sms: Sequence[int], *, keep_ptx: bool) -> None:
-        self.dropped: list[tuple[str, int, str, int]] = []
         self._elf = elf
-        self._tables = _regions_by_architecture(found)
         kept = [archs.select(f.container.entries, sms, keep_ptx=keep_ptx) for f in found.found]
-        self.placeholder = _smallest_unused(found.found, kept)
+        emptied = [f for f, keep in zip(found.found, kept, strict=True) if not keep]
+        self.placeholder = _smallest_cubin(emptied)
         self._stand_in = self._entry_bytes(found, self.placeholder)
+        self._tables = _regions_by_architecture(emptied)
         cuts = [self._cut(f, keep) for f, keep in zip(found.found, kept, strict=True)]
-        self.containers = tuple(_with_host(cuts, found.found))
+        self.host, cuts = self._hosted(cuts, found.found)
+        self.dropped = _dropped(cuts, found.found)
+        self.containers = tuple(
+            cut
+            for cut, item in zip(cuts, found.found, strict=True)
+            if cut.movable or len(cut.keep) < len(item.container.entries)
+        )
         self.spans = tuple(self._spans(found, sms))
 
     def _entry_bytes(self, found: FileScan, placeholder: Placeholder | None) -> bytes:
@@ -421,17 +428,11 @@ class _Choice:
         return self._elf.data[entry.offset : entry.end]
 
     def _cut(self, item: Found, keep: Collection[int]) -> ContainerCut:
-        """Decide one container and note what it loses."""
         entries = item.container.entries
         empty: Literal["", "copy", "shared", "zero"] = ""
         if not keep and entries:
             empty = self._emptied(item)
-            keep = () if empty else (fatbin.smallest(entries),)
-        self.dropped += [
-            (entry.kind.label, entry.sm, item.region, entry.size)
-            for index, entry in enumerate(entries)
-            if index not in keep
-        ]
+            keep = () if empty else range(len(entries))
         return ContainerCut(
             offset=item.container.offset,
             keep=tuple(sorted(keep)),
@@ -440,18 +441,47 @@ class _Choice:
         )
 
     def _emptied(self, item: Found) -> Literal["", "copy", "shared", "zero"]:
-        """Decide what becomes of a container that no target needs; "" keeps its smallest entry."""
-        entries = item.container.entries
-        if not item.wrapped and item.region in self._tables and len({e.sm for e in entries}) == 1:
+        """Decide what becomes of a container that no target needs; "" leaves it as it is."""
+        if item.region in self._tables and _only_architecture(item):
             return "zero"
-        container = item.container
-        body = container.offset + container.header
+        if item.movable and self._stand_in:
+            return "shared"
+        return "copy" if self._fits(item) and not self._is_copy(item) else ""
+
+    def _is_copy(self, item: Found) -> bool:
+        """True when a container holds the placeholder already."""
+        body = item.container.offset + item.container.header
         size = len(self._stand_in)
-        if not size or container.header + size > container.size:
-            return ""
-        if len(entries) == 1 and self._elf.data[body : container.end] == self._stand_in:
-            return ""
-        return "shared" if item.movable else "copy"
+        return item.container.end - body == size and self._elf.read(body, size) == self._stand_in
+
+    def _fits(self, item: Found) -> bool:
+        size = len(self._stand_in)
+        return 0 < size <= item.container.size - item.container.header
+
+    def _hosted(
+        self, cuts: list[ContainerCut], found: Sequence[Found]
+    ) -> tuple[int | None, list[ContainerCut]]:
+        """Choose the container that the wrappers of all shared ones are led to.
+
+        That is the one the placeholder comes from, else the first that it fits; without any, each
+        container stays as it is.
+        """
+        held = self.placeholder
+        hosts = [
+            (index, cut, item)
+            for index, (cut, item) in enumerate(zip(cuts, found, strict=True))
+            if cut.empty == "shared" and self._fits(item)
+        ]
+        if held is None or not hosts:
+            return None, [
+                cut if cut.empty != "shared" else _whole(cut, item)
+                for cut, item in zip(cuts, found, strict=True)
+            ]
+        own = [(i, c) for i, c, _ in hosts if c.offset == held.container]
+        index, cut = own[0] if own else hosts[0][:2]
+        change = {"empty": "", "keep": (held.entry,)} if own else {"empty": "copy"}
+        cuts[index] = cut.model_copy(update=change)
+        return cut.offset, cuts
 
     def _spans(self, found: FileScan, sms: Sequence[int]) -> Iterator[Span]:
         for frame in found.frames:
@@ -460,40 +490,57 @@ class _Choice:
                 yield Span(offset=frame.offset, size=frame.size)
 
 
-def _smallest_unused(found: Sequence[Found], kept: Sequence[Collection[int]]) -> Placeholder | None:
-    """Return the smallest cubin among containers that no target needs (the first of equals)."""
+def _smallest_cubin(emptied: Iterable[Found]) -> Placeholder | None:
+    """Return the smallest cubin of containers that no target needs (of equals a movable one)."""
     candidates = [
-        (entry.size, item.container.offset, index)
-        for item, keep in zip(found, kept, strict=True)
-        if not keep
+        (entry.size, not item.movable, item.container.offset, index)
+        for item in emptied
         for index, entry in enumerate(item.container.entries)
         if entry.kind is fatbin.Kind.CUBIN
     ]
     if not candidates:
         return None
-    _, container, index = min(candidates)
+    _, _, container, index = min(candidates)
     return Placeholder(container=container, entry=index)
 
 
-def _with_host(cuts: Sequence[ContainerCut], found: Sequence[Found]) -> Iterator[ContainerCut]:
-    """Yield the cuts that change anything or may move; the first shared one holds the copy."""
-    hosted = False
-    for cut, item in zip(cuts, found, strict=True):
-        if cut.empty == "shared" and not hosted:
-            hosted = True
-            yield cut.model_copy(update={"empty": "copy"})
-        elif cut.movable or len(cut.keep) < len(item.container.entries):
-            yield cut
+def _whole(cut: ContainerCut, item: Found) -> ContainerCut:
+    """Return the cut with everything kept."""
+    keep = tuple(range(len(item.container.entries)))
+    return cut.model_copy(update={"empty": "", "keep": keep})
 
 
-def _regions_by_architecture(found: FileScan) -> frozenset[str]:
-    """Return the regions whose containers each hold one architecture, and not all the same one."""
-    single: defaultdict[str, set[int]] = defaultdict(set)
-    for item in found.found:
-        architectures = {entry.sm for entry in item.container.entries}
-        if not item.wrapped and len(architectures) == 1:
-            single[item.region] |= architectures
-    return frozenset(region for region, seen in single.items() if len(seen) > 1)
+def _dropped(
+    cuts: Sequence[ContainerCut], found: Sequence[Found]
+) -> list[tuple[str, int, str, int]]:
+    """Return what goes as (kind, architecture, region, bytes)."""
+    return [
+        (entry.kind.label, entry.sm, item.region, entry.size)
+        for cut, item in zip(cuts, found, strict=True)
+        for index, entry in enumerate(item.container.entries)
+        if index not in cut.keep
+    ]
+
+
+def _only_architecture(item: Found) -> int | None:
+    """Return the architecture of a container of cubins for just one, without a wrapper."""
+    architectures = {entry.sm for entry in item.container.entries}
+    cubins = all(entry.kind is fatbin.Kind.CUBIN for entry in item.container.entries)
+    return architectures.pop() if len(architectures) == 1 and cubins and not item.wrapped else None
+
+
+def _regions_by_architecture(emptied: Iterable[Found]) -> frozenset[str]:
+    """Return the regions that are tables by architecture.
+
+    Their emptied containers hold cubins of one architecture each, and not all the same one: whoever
+    reads such a table picks by architecture before the driver sees anything. (Only cubins count, so
+    that a second run, which finds the placeholder in what the first one emptied, decides the same.)
+    """
+    seen: defaultdict[str, set[int]] = defaultdict(set)
+    for item in emptied:
+        if architecture := _only_architecture(item):
+            seen[item.region].add(architecture)
+    return frozenset(region for region, architectures in seen.items() if len(architectures) > 1)
 
 
 def _summed(rule: str, dropped: Iterable[tuple[str, int, str, int]]) -> list[Removal]:

@@ -6,6 +6,7 @@ The rules stand in `rules/<profile>.yaml`; a profile extends another, so that pr
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from functools import cache
 from importlib import resources
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
@@ -110,6 +111,7 @@ def profile_names() -> tuple[str, ...]:
     return tuple(sorted(item.name[:-5] for item in folder.iterdir() if item.name.endswith(".yaml")))
 
 
+@cache
 def load_profile(name: str) -> Profile:
     """Read a profile with the rules of those it extends before its own.
 

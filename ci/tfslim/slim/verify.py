@@ -24,6 +24,7 @@ from tfslim.slim import fatbin
 from tfslim.slim.cuts import ContainerCut, FileCuts
 from tfslim.slim.elf import (
     FILE_HEADER,
+    PAGE,
     PT_LOAD,
     PT_PHDR,
     R_X86_64_RELATIVE,
@@ -120,7 +121,7 @@ class _Proof:
             at = load.vaddr
             while at < load.vaddr + load.memsz:
                 part = next(parts, None)
-                if part is None or part.vaddr != at or part.flags != load.flags or not part.memsz:
+                if part is None or part.vaddr != at or not _is_part(part, load):
                     yield f"the memory at {at:#x} is not mapped as before"
                     return
                 at += part.memsz
@@ -177,6 +178,14 @@ class _Proof:
         for index in self._pointing_to(moved).tolist():
             if int(new.addend[index]) != moved[int(old.addend[index])]:
                 yield f"the wrapper at {int(old.where[index]):#x} leads to what is no longer there"
+            elif not self._slot_agrees(int(old.where[index]), int(new.addend[index])):
+                yield f"the bytes of the wrapper at {int(old.where[index]):#x} are unknown"
+
+    def _slot_agrees(self, address: int, target: int) -> bool:
+        """True when the bytes that a relocation fills are as before, or what it fills in."""
+        before = b"".join(_memory(self._old, address, address + 8))
+        after = b"".join(_memory(self._new, address, address + 8))
+        return after in (before, target.to_bytes(8, "little"))
 
     def _pointing_to(self, moved: dict[int, int]) -> npt.NDArray[np.intp]:
         """Return the indices of relocations that pointed to moved containers."""
@@ -279,6 +288,16 @@ class _Proof:
         address = self._old.to_address(0)
         if address is not None:
             yield address, address + FILE_HEADER.size
+
+
+def _is_part(part: Segment, load: Segment) -> bool:
+    """True when a new segment may stand for a part of an old one: same rights, known alignment."""
+    return (
+        part.memsz > 0
+        and part.flags == load.flags
+        and part.paddr - part.vaddr == load.paddr - load.vaddr
+        and part.align in (load.align, PAGE)
+    )
 
 
 def _shape(segment: Segment) -> tuple[int, ...]:
