@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import os
 import shutil
 import stat
@@ -46,16 +47,17 @@ class FileOutcome(_Data):
         path: The file, relative to the tree.
         before: Bytes it had.
         after: Bytes it has.
-        state: Rewritten and proved; deleted; or restored, which means that it is what it was.
+        state: Rewritten and proved; deleted; made another name of the same content; or restored,
+            which means that it is what it was.
         why: What spoke against the new file, where it was restored.
         loader: What the dynamic loader showed: "same" answer as for the original, or "absent" where
-            this machine has no loader for it. Empty for deleted files.
+            this machine has no loader for it. Empty for other files.
     """
 
     path: str
     before: int
     after: int
-    state: Literal["verified", "deleted", "restored"]
+    state: Literal["verified", "deleted", "linked", "restored"]
     why: str = ""
     loader: Literal["same", "absent", ""] = ""
 
@@ -313,6 +315,8 @@ def _apply_one(work: _Work) -> FileOutcome:
     """Apply the plan to one file and its other names."""
     item = work.plan
     source, target = work.source / item.path, work.target / item.path
+    if item.action == "link":
+        return _link_one(work)
     if item.action == "delete":
         for name in (item.path, *item.links):
             (work.target / name).unlink(missing_ok=True)
@@ -334,6 +338,36 @@ def _apply_one(work: _Work) -> FileOutcome:
     return FileOutcome(
         path=item.path, before=item.size, after=after, state="verified", loader=loader
     )
+
+
+def _link_one(work: _Work) -> FileOutcome:
+    """Make a file another name of the same content, compared at this moment."""
+    item = work.plan
+    source, kept = work.source / item.path, work.target / item.same_as
+    same = kept.is_file() and filecmp.cmp(source, kept, shallow=False)
+    if same:
+        for name in (item.path, *item.links):
+            _name(kept, work.target / name)
+        return FileOutcome(path=item.path, before=item.size, after=0, state="linked")
+    if work.target != work.source:
+        shutil.copy2(source, work.target / item.path)
+        for name in item.links:
+            _name(work.target / item.path, work.target / name)
+    return FileOutcome(
+        path=item.path,
+        before=item.size,
+        after=item.size,
+        state="restored",
+        why=f"{item.same_as} is not the same any more",
+    )
+
+
+def _name(content: Path, name: Path) -> None:
+    """Make a path another name of a file, whatever it named before."""
+    spare = name.with_name(f".{name.name}{_ASIDE}")
+    spare.unlink(missing_ok=True)
+    os.link(content, spare)
+    spare.replace(name)
 
 
 def _write_proved(source: Path, aside: Path, work: _Work) -> str:
@@ -371,11 +405,7 @@ def _put(aside: Path, work: _Work) -> None:
         os.fsync(file.fileno())
     aside.replace(target)
     for name in work.plan.links:
-        link = work.target / name
-        spare = link.with_name(f".{link.name}{_ASIDE}")
-        spare.unlink(missing_ok=True)
-        os.link(target, spare)
-        spare.replace(link)
+        _name(target, work.target / name)
     descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

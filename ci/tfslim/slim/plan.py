@@ -54,7 +54,7 @@ class Removal(_Data):
 
     Attributes:
         rule: The rule's name in the profile.
-        what: "cubin", "PTX", "LTO-IR", "cubin (bare zstd)", a section's name, or "file".
+        what: "cubin", "PTX", "LTO-IR", "cubin (bare zstd)", a section's name, "file" or "copy".
         arch: The architecture of GPU code, as in 90; 0 for anything else.
         region: Section the pieces lie in; empty for anything else.
         count: How many pieces.
@@ -85,8 +85,9 @@ class FilePlan(_Data):
         links: Other names of the same file (hard links), relative to the tree.
         size: Bytes now.
         sha256: Digest of the content the plan was made for.
-        action: Rewrite it smaller, or delete it.
+        action: Rewrite it smaller; delete it; or make it another name of the same content.
         after: Bytes afterwards.
+        same_as: The file, relative to the tree, whose content it shares from then on (link).
         cuts: What is taken out of it, for `layout`.
         removals: The same for people, summed up.
     """
@@ -95,8 +96,9 @@ class FilePlan(_Data):
     links: tuple[str, ...] = ()
     size: int
     sha256: str
-    action: Literal["rewrite", "delete"]
+    action: Literal["rewrite", "delete", "link"]
     after: int
+    same_as: str = ""
     cuts: FileCuts = FileCuts()
     removals: tuple[Removal, ...]
 
@@ -207,6 +209,7 @@ def make_plan(
     sms = targets.sms if targets and rules.gpu_rule is not None else ()
     files = tree_files(tree)
     whole = [planned for item in files if (planned := _plan_whole(tree, item, rules))]
+    whole += _plan_duplicates(tree, files, rules)
     gone = {item.path for item in whole}
     work = [
         _Work(tree, item, rules, sms, keep)
@@ -292,6 +295,39 @@ def _plan_whole(tree: Path, item: TreeFile, rules: Profile) -> FilePlan | None:
                 removals=(removal,),
             )
     return None
+
+
+def _plan_duplicates(tree: Path, files: Sequence[TreeFile], rules: Profile) -> list[FilePlan]:
+    """Return the plans for files that have the content, owner and rights of an earlier one."""
+    planned: list[FilePlan] = []
+    for rule in rules.duplicate_rules:
+        same_size: defaultdict[int, list[TreeFile]] = defaultdict(list)
+        for item in files:
+            if item.size and all(rule.matches(PurePosixPath(name)) for name in item.names):
+                same_size[item.size].append(item)
+        for group in same_size.values():
+            planned += _linked(tree, group, rule.id) if len(group) > 1 else []
+    return planned
+
+
+def _linked(tree: Path, group: Sequence[TreeFile], rule: str) -> Iterator[FilePlan]:
+    first: dict[tuple[str, int, int, int], str] = {}
+    for item in group:
+        digest = sha256(item.at(tree))
+        status = item.at(tree).lstat()
+        key = (digest, status.st_mode, status.st_uid, status.st_gid)
+        kept = first.setdefault(key, item.names[0])
+        if kept != item.names[0]:
+            yield FilePlan(
+                path=item.names[0],
+                links=item.names[1:],
+                size=item.size,
+                sha256=digest,
+                action="link",
+                after=0,
+                same_as=kept,
+                removals=(Removal(rule=rule, what="copy", count=1, bytes=item.size),),
+            )
 
 
 def _plan_work(work: _Work) -> tuple[FilePlan | None, tuple[Note, ...]]:
@@ -568,8 +604,9 @@ def _explain(plan: Plan) -> Iterator[str]:
         f"{human_bytes(plan.tree_bytes)} in the tree, {human_bytes(plan.saved)} ({share:.0%}) go "
         f"from {len(plan.files)} files"
     )
-    for item in sorted(plan.files, key=lambda f: (-f.saved, f.path)):
-        yield f"{item.path}: {human_bytes(item.size)} → {human_bytes(item.after)} ({item.action})"
+    by_size = sorted(plan.files, key=lambda item: (-item.saved, item.path))
+    for item in (item for item in by_size if item.action == "rewrite"):
+        yield f"{item.path}: {human_bytes(item.size)} → {human_bytes(item.after)}"
         for removal in sorted(item.removals, key=lambda r: (-r.bytes, r.what, r.arch)):
             arch = f" sm_{removal.arch}" if removal.arch else ""
             where = f" in {removal.region}" if removal.region else ""
@@ -577,6 +614,9 @@ def _explain(plan: Plan) -> Iterator[str]:
                 f"    {human_bytes(removal.bytes)}  {removal.what}{arch} ×{removal.count}{where}"
                 f"  [{removal.rule}]"
             )
+    for item in (item for item in by_size if item.action != "rewrite"):
+        becomes = f"same file as {item.same_as}" if item.same_as else "deleted"
+        yield f"{item.path}: {human_bytes(item.size)}, {becomes}  [{item.removals[0].rule}]"
     profile = load_profile(plan.profile)
     for rule_id in dict.fromkeys(r.rule for item in plan.files for r in item.removals):
         rule = profile.rule(rule_id)

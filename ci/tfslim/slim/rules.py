@@ -16,7 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tfslim.errors import ConfigError
 
-__all__ = ["FileRule", "GpuRule", "Profile", "SectionRule", "load_profile", "profile_names"]
+__all__ = [
+    "DuplicateRule",
+    "FileRule",
+    "GpuRule",
+    "Profile",
+    "SectionRule",
+    "load_profile",
+    "profile_names",
+]
 
 _FOLDER = "rules"
 
@@ -37,6 +45,11 @@ class _Rule(BaseModel):
     why: str
     risk: str
     proof: str
+
+
+def _matches(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
+    """True when a path fits a pattern; a leading `**/` also stands for the top of the tree."""
+    return any(fnmatch(f"/{path}", pattern.replace("**", "*")) for pattern in patterns)
 
 
 class SectionRule(_Rule):
@@ -62,8 +75,19 @@ class FileRule(_Rule):
     files: tuple[str, ...]
 
     def matches(self, path: PurePosixPath) -> bool:
-        """True when the file may go. A leading `**/` also stands for the top of the tree."""
-        return any(fnmatch(f"/{path}", pattern.replace("**/", "*/")) for pattern in self.files)
+        """True when the file may go."""
+        return _matches(path, self.files)
+
+
+class DuplicateRule(_Rule):
+    """Makes files of the same content one file with several names, by path pattern."""
+
+    removes: Literal["duplicates"]
+    files: tuple[str, ...]
+
+    def matches(self, path: PurePosixPath) -> bool:
+        """True when the file may share its content with another one."""
+        return _matches(path, self.files)
 
 
 class GpuRule(_Rule):
@@ -72,7 +96,7 @@ class GpuRule(_Rule):
     removes: Literal["gpu-code"]
 
 
-Rule = Annotated[SectionRule | FileRule | GpuRule, Field(discriminator="removes")]
+Rule = Annotated[SectionRule | FileRule | DuplicateRule | GpuRule, Field(discriminator="removes")]
 
 
 class Profile(BaseModel):
@@ -96,11 +120,16 @@ class Profile(BaseModel):
         return tuple(rule for rule in self.rules if isinstance(rule, FileRule))
 
     @property
+    def duplicate_rules(self) -> tuple[DuplicateRule, ...]:
+        """The rules that let files share their content."""
+        return tuple(rule for rule in self.rules if isinstance(rule, DuplicateRule))
+
+    @property
     def gpu_rule(self) -> GpuRule | None:
         """The rule that removes GPU code, where the profile has one."""
         return next((rule for rule in self.rules if isinstance(rule, GpuRule)), None)
 
-    def rule(self, rule_id: str) -> SectionRule | FileRule | GpuRule:
+    def rule(self, rule_id: str) -> Rule:
         """Return a rule by its name."""
         return next(rule for rule in self.rules if rule.id == rule_id)
 

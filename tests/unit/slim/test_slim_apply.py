@@ -349,3 +349,50 @@ def test_a_plan_that_asks_for_too_much_changes_nothing(tree: Path) -> None:
     outcome = apply_plan(plan.model_copy(update={"files": (*others, forged)}), tree)
     assert [f.path for f in outcome.restored] == ["lib/forged.so"]
     assert digest(path) == before
+
+
+def headers(tree: Path) -> tuple[Path, Path, Path]:
+    """Two headers of the same content in different folders, and another of the same size."""
+    paths = (tree / "include" / "a.h", tree / "include" / "copy" / "a.h", tree / "include" / "b.h")
+    (tree / "include" / "copy").mkdir(parents=True)
+    for path, text in zip(paths, ("#define A 1\n", "#define A 1\n", "#define A 2\n"), strict=True):
+        path.write_text(text)
+    return paths
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_second_copies_of_headers_become_names_of_one_file(
+    aside: bool, tree: Path, tmp_path: Path
+) -> None:
+    first, copy, other = headers(tree)
+    (tree / "twin.py").write_text("#define A 1\n")  # not a header: stays a file of its own
+    before = digests(tree / "include")
+    plan = make(tree)
+    (link,) = [item for item in plan.files if item.action == "link"]
+    assert (link.path, link.same_as) == ("include/copy/a.h", "include/a.h")
+    out = tmp_path / "out" if aside else None
+    outcome = apply_plan(plan, tree, out)
+    root = out or tree
+    assert digests(root / "include") == before
+    assert (root / "include/a.h").samefile(root / "include/copy/a.h")
+    assert not (root / "include/a.h").samefile(root / "twin.py")
+    assert other.stat().st_nlink == 1
+    assert outcome.tree_before - outcome.tree_after == plan.saved
+    if aside:
+        assert not first.samefile(copy)
+    assert not [f for f in make(root).files if f.action == "link"]
+
+
+def test_copies_with_other_rights_stay_apart(tree: Path) -> None:
+    _, copy, _ = headers(tree)
+    copy.chmod(0o600)
+    assert not [item for item in make(tree).files if item.action == "link"]
+
+
+def test_a_kept_header_that_changed_meanwhile_keeps_the_copy(tree: Path, tmp_path: Path) -> None:
+    first, copy, _ = headers(tree)
+    plan = make(tree)
+    first.write_text("#define A 3\n")
+    outcome = apply_plan(plan, tree, tmp_path / "out")
+    assert [f.path for f in outcome.restored] == ["include/copy/a.h"]
+    assert (tmp_path / "out/include/copy/a.h").read_text() == copy.read_text() == "#define A 1\n"
