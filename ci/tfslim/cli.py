@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import json
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -193,6 +194,14 @@ def inspect_verb(common: _Common, source: str, cuda_arch: str | None) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="New folder, or archive.")
 @click.option("-t", "--tag", help="Reference of the new image.")
 @click.option("--in-place", is_flag=True, help="Change the folder itself, file by file.")
+@click.option(
+    "--compression",
+    type=click.Choice(["zstd", "gzip"]),
+    default="zstd",
+    show_default=True,
+    help="Of an image's rewritten layers.",
+)
+@click.option("--level", type=int, help="Of the compression; by default 10 for zstd, 6 for gzip.")
 @click.option("--dry-run", is_flag=True, help="Make the plan, change nothing; --json saves it.")
 @click.option("--plan", "saved_plan", type=click.Path(path_type=Path), help="A plan saved earlier.")
 @click.option("--explain", is_flag=True, help="Name every removal: bytes, rule, why, proof.")
@@ -201,7 +210,7 @@ def inspect_verb(common: _Common, source: str, cuda_arch: str | None) -> None:
 def slim_verb(
     common: _Common, explain: bool, dry_run: bool, emit_dockerfile: bool, **options: Any
 ) -> None:
-    r"""Make a folder or an image smaller: remove GPU code it cannot run, and prove the rest.
+    """Make a folder or an image smaller: remove GPU code it cannot run, and prove the rest.
 
     SOURCE is a virtual environment or any folder, an image of the engine, or a docker or OCI
     archive. A folder needs --output or --in-place, an image needs --tag.
@@ -210,7 +219,7 @@ def slim_verb(
     tfslim slim .venv --cuda-arch native --dry-run --explain
     tfslim slim .venv --cuda-arch 90 --in-place
     tfslim slim my/model:1.2 --cuda-arch 80,90 --tag my/model:1.2-slim
-    """
+    """  # noqa: D301 (click takes a backspace as "do not wrap")
     request = cli_slim.Request(**options)
     if emit_dockerfile:
         click.echo(cli_slim.dockerfile_stage(request))
@@ -221,12 +230,10 @@ def slim_verb(
         lines = plan.explain()
         common.show(json.loads(plan.model_dump_json()), "\n".join(lines if explain else lines[:2]))
         return
-    plan, outcome, where = cli_slim.perform(request, client, common.ui)
-    text = cli_slim.summary(plan, outcome, where)
-    if explain:
-        text = "\n".join([*plan.explain(), text])
-    common.show(cli_slim.as_json(plan, outcome, where), text)
-    error = outcome.error()
+    result = cli_slim.perform(request, client, common.ui)
+    lines = [*(result.plan.explain() if explain else []), *cli_slim.summary(result)]
+    common.show(result.model_dump(mode="json"), "\n".join(lines))
+    error = result.outcome.error()
     if error is not None:
         raise error
 
@@ -335,6 +342,8 @@ def config_show(common: _Common) -> None:
 def main() -> None:
     """Run the command line; turn errors into one screen and an exit code."""
     ui = Ui()
+    # A polite kill cleans up as ctrl-C does: temporary folders, containers, child processes.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Exit as error:

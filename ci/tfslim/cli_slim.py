@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from tfslim.errors import ConfigError
 from tfslim.images.inspect import source_kind
-from tfslim.images.rewrite import Rewriting
+from tfslim.images.rewrite import Rewriting, Rewritten
 from tfslim.images.slim_image import plan_image, slim_image
 from tfslim.slim import plan as plans
 from tfslim.slim.apply import Outcome, apply_plan
@@ -21,7 +23,7 @@ from tfslim.ui import Ui, human_bytes
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["Request", "dockerfile_stage", "dry_run", "perform"]
+__all__ = ["Request", "Result", "dockerfile_stage", "dry_run", "perform", "summary"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Request:
         output: New folder (from a folder) or archive (from an image).
         tag: Reference of the new image.
         in_place: Change the folder itself.
+        compression: Of an image's rewritten layers.
+        level: Of that compression; None takes its default.
     """
 
     source: str
@@ -47,6 +51,8 @@ class Request:
     output: Path | None = None
     tag: str | None = None
     in_place: bool = False
+    compression: Literal["zstd", "gzip"] = "zstd"
+    level: int | None = None
 
     @property
     def targets(self) -> Targets | None:
@@ -57,6 +63,16 @@ class Request:
     def is_tree(self) -> bool:
         """True for a plain folder."""
         return source_kind(self.source) == "directory"
+
+
+class Result(BaseModel):
+    """What was planned, what came of it, and the image it became (None for a folder)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    plan: Plan
+    outcome: Outcome
+    image: Rewritten | None
 
 
 def dry_run(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Plan:
@@ -79,10 +95,8 @@ def dry_run(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Pla
     )
 
 
-def perform(
-    request: Request, client: Callable[[], DockerClient], ui: Ui
-) -> tuple[Plan, Outcome, str]:
-    """Slim a tree or an image; return what was planned, what came of it, and where it is now.
+def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Result:
+    """Slim a tree or an image.
 
     Raises:
         ConfigError: It is not said where the result goes, or to a place it cannot go to.
@@ -98,7 +112,7 @@ def perform(
         tree = Path(request.source)
         plan = saved or make_plan(tree, request.targets, request.profile, request.keep_ptx, ui=ui)
         outcome = apply_plan(plan, tree, request.output, ui=ui)
-        return plan, outcome, outcome.tree
+        return Result(plan=plan, outcome=outcome, image=None)
     if not request.tag or request.in_place:
         raise ConfigError(
             "an image is slimmed into a new one: name it with --tag",
@@ -106,7 +120,13 @@ def perform(
         )
     done = slim_image(
         request.source,
-        Rewriting(name=request.tag, output=request.output, created_by="tfslim slim"),
+        Rewriting(
+            name=request.tag,
+            output=request.output,
+            created_by="tfslim slim",
+            compression=request.compression,
+            level=request.level,
+        ),
         targets=request.targets,
         profile=request.profile,
         keep_ptx=request.keep_ptx,
@@ -114,32 +134,39 @@ def perform(
         client=client,
         ui=ui,
     )
-    return done.plan, done.outcome, str(request.output or request.tag)
+    return Result(plan=done.plan, outcome=done.outcome, image=done.rewritten)
 
 
-def summary(plan: Plan, outcome: Outcome, where: str) -> str:
+def summary(result: Result) -> list[str]:
     """Say in a few lines what came of it."""
-    verified = sum(item.state == "verified" for item in outcome.files)
-    deleted = sum(item.state == "deleted" for item in outcome.files)
-    share = 1 - outcome.tree_after / outcome.tree_before if outcome.tree_before else 0
+    plan, outcome, image = result.plan, result.outcome, result.image
     lines = [
-        f"{where}: {human_bytes(outcome.tree_before)} → {human_bytes(outcome.tree_after)} "
-        f"({share:.0%} less)",
-        f"{verified} files rewritten and proved, {deleted} deleted, "
-        f"{len(outcome.restored)} left as they were because their proof failed",
+        _change(
+            image.target if image else outcome.tree,
+            image.disk_bytes_before if image else outcome.tree_before,
+            image.disk_bytes_after if image else outcome.tree_after,
+            "on disk",
+        )
     ]
+    if image:
+        before = sum(layer.before_bytes for layer in image.layers)
+        after = sum(layer.after_bytes for layer in image.layers)
+        lines.append(_change(" " * len(image.target), before, after, "in layers as stored"))
+        changed = sum(layer.rewritten for layer in image.layers)
+        lines.append(f"{changed} of {len(image.layers)} layers rewritten; {image.manifest_digest}")
+    states = Counter(item.state for item in outcome.files)
+    lines.append(
+        f"{states['verified']} files rewritten and proved, {states['deleted']} deleted, "
+        f"{states['restored']} left as they were because their proof failed"
+    )
     if plan.unexplained_bytes:
         lines.append(f"unexplained: {human_bytes(plan.unexplained_bytes)}, left alone (--explain)")
-    return "\n".join(lines)
+    return lines
 
 
-def as_json(plan: Plan, outcome: Outcome, where: str) -> dict[str, object]:
-    """Return all of it as data."""
-    return {
-        "result": where,
-        "plan": json.loads(plan.model_dump_json()),
-        "outcome": json.loads(outcome.model_dump_json()),
-    }
+def _change(what: str, before: int, after: int, measure: str) -> str:
+    share = 1 - after / before if before else 0
+    return f"{what}: {human_bytes(before)} → {human_bytes(after)} {measure} ({share:.0%} less)"
 
 
 def dockerfile_stage(request: Request) -> str:

@@ -223,4 +223,4 @@ class Line:
         for build in gone:
             self.engine.docker(["image", "rm", build.tag])
         if self.engine.embedded:
-            self.engine.buildx(["prune", "--force"])
+            self.engine.buildx(["prune", "--force", "--all"])

@@ -80,7 +80,7 @@ def test_room_is_made_in_the_embedded_engine_by_removing_image_and_build_cache(
     work = line(monkeypatch, engine, "stock", "inference")
     work.make_room(make_plan(Config(), ["inference"])[0])
     assert "image rm tfslim/inference:2.21.0-py3.13" in engine.calls
-    assert "buildx prune --force" in engine.calls
+    assert "buildx prune --force --all" in engine.calls
 
 
 def test_another_engines_build_cache_is_never_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
