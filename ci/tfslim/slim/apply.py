@@ -20,10 +20,11 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from tfslim.errors import DiskError, InputError, SlimError, VerifyError
-from tfslim.slim import layout, pool, verify
+from tfslim.slim import layout, verify
 from tfslim.slim.elf import PAGE, Elf, FormatRefusedError
 from tfslim.slim.layout import Piece
 from tfslim.slim.plan import FilePlan, Plan, TreeFile, sha256, tree_files
+from tfslim.slim.pool import Pool
 from tfslim.ui import Ui, human_bytes
 
 __all__ = ["FileOutcome", "Outcome", "apply_plan"]
@@ -50,8 +51,9 @@ class FileOutcome(_Data):
         state: Rewritten and proved; deleted; made another name of the same content; or restored,
             which means that it is what it was.
         why: What spoke against the new file, where it was restored.
-        loader: What the dynamic loader showed: "same" answer as for the original, or "absent" where
-            this machine has no loader for it. Empty for other files.
+        loader: What the dynamic loader says of a file whose program headers or relocations changed:
+            the "same" as of the original; "absent" where this machine has no loader for it. Empty
+            where nothing changed that a loader reads.
     """
 
     path: str
@@ -127,23 +129,32 @@ def apply_plan(
         InputError: The output exists, or lies within the tree.
         DiskError: There is not room enough.
     """
-    ui = ui or Ui(quiet=True)
-    _check_unchanged(plan, tree, ui, jobs)
-    _check_room(plan, tree, output)
-    if output is None:
-        _clear_aside(tree)
-        with _times_kept({(tree / item.path).parent for item in plan.files}):
-            files = _apply_files(plan, tree, tree, ui, jobs)
-        return _outcome(plan, tree, files)
+    with Pool(ui or Ui(quiet=True), jobs) as pool:
+        _check_unchanged(plan, tree, pool)
+        _check_room(plan, tree, output)
+        if output is None:
+            files = _apply_in_place(plan, tree, pool)
+        else:
+            files = _apply_to_copy(plan, tree, output, pool)
+    return _outcome(plan, output or tree, files)
+
+
+def _apply_in_place(plan: Plan, tree: Path, pool: Pool) -> list[FileOutcome]:
+    _clear_aside(tree)
+    with _times_kept({(tree / item.path).parent for item in plan.files}):
+        return _apply_files(plan, tree, tree, pool)
+
+
+def _apply_to_copy(plan: Plan, tree: Path, output: Path, pool: Pool) -> list[FileOutcome]:
     _check_output(tree, output)
     draft = output.with_name(output.name + _ASIDE)
     with _removed_on_error(draft):
-        _copy_rest(plan, tree, draft, ui, jobs)
-        files = _apply_files(plan, tree, draft, ui, jobs)
+        _copy_rest(plan, tree, draft, pool)
+        files = _apply_files(plan, tree, draft, pool)
         for source, copy in _folders(tree, draft):
             shutil.copystat(source, copy, follow_symlinks=False)
         draft.rename(output)
-    return _outcome(plan, output, files)
+    return files
 
 
 def _outcome(plan: Plan, tree: Path, files: Sequence[FileOutcome]) -> Outcome:
@@ -159,13 +170,17 @@ def _outcome(plan: Plan, tree: Path, files: Sequence[FileOutcome]) -> Outcome:
 # --- before anything is changed ---------------------------------------------------------------
 
 
-def _check_unchanged(plan: Plan, tree: Path, ui: Ui, jobs: int | None) -> None:
+def _check_unchanged(plan: Plan, tree: Path, pool: Pool) -> None:
     """Refuse unless every planned file has the content that the plan was made for."""
     work = [(tree / item.path, item.size, item.sha256) for item in plan.files]
-    weights = [item.size for item in plan.files]
     names = [item.path for item in plan.files]
-    with ui.step("Checking that the files are those of the plan", sum(weights)) as step:
-        same = pool.run(_is_unchanged, work, weights=weights, titles=names, step=step, jobs=jobs)
+    same = pool.run(
+        "Checking that the files are those of the plan",
+        _is_unchanged,
+        work,
+        sizes=[item.size for item in plan.files],
+        names=names,
+    )
     changed = [name for name, good in zip(names, same, strict=True) if not good]
     if changed:
         raise SlimError(
@@ -245,18 +260,21 @@ def _times_kept(folders: Iterable[Path]) -> Iterator[None]:
 # --- a copy of the tree -----------------------------------------------------------------------
 
 
-def _copy_rest(plan: Plan, tree: Path, draft: Path, ui: Ui, jobs: int | None) -> None:
+def _copy_rest(plan: Plan, tree: Path, draft: Path, pool: Pool) -> None:
     """Copy everything that the plan does not touch; nothing is shared with the original."""
     planned = {name for item in plan.files for name in (item.path, *item.links)}
     files = [item for item in tree_files(tree) if item.names[0] not in planned]
     batches = [
         (tree, draft, files[start : start + _BATCH]) for start in range(0, len(files), _BATCH)
     ]
-    weights = [sum(item.size for item in batch) for _, _, batch in batches]
-    names = [batch[0].names[0] for _, _, batch in batches]
-    with ui.step("Copying what stays as it is", sum(weights)) as step:
-        _copy_folders(tree, draft)
-        pool.run(_copy_batch, batches, weights=weights, titles=names, step=step, jobs=jobs)
+    _copy_folders(tree, draft)
+    pool.run(
+        "Copying what stays as it is",
+        _copy_batch,
+        batches,
+        sizes=[sum(item.size for item in batch) for _, _, batch in batches],
+        names=[batch[0].names[0] for _, _, batch in batches],
+    )
 
 
 def _copy_batch(work: tuple[Path, Path, Sequence[TreeFile]]) -> None:
@@ -300,15 +318,16 @@ def _own(path: Path, status: os.stat_result) -> None:
 # --- one file ---------------------------------------------------------------------------------
 
 
-def _apply_files(
-    plan: Plan, tree: Path, target: Path, ui: Ui, jobs: int | None
-) -> list[FileOutcome]:
-    folders = tuple(sorted({(tree / item.path).parent for item in plan.files}))
-    work = [_Work(item, tree, target, folders) for item in plan.files]
-    weights = [item.size for item in plan.files]
-    names = [item.path for item in plan.files]
-    with ui.step("Rewriting and proving", sum(weights)) as step:
-        return pool.run(_apply_one, work, weights=weights, titles=names, step=step, jobs=jobs)
+def _apply_files(plan: Plan, tree: Path, target: Path, pool: Pool) -> list[FileOutcome]:
+    rewritten = {(tree / item.path).parent for item in plan.files if item.action == "rewrite"}
+    folders = tuple(sorted(rewritten))
+    return pool.run(
+        "Rewriting and proving",
+        _apply_one,
+        [_Work(item, tree, target, folders) for item in plan.files],
+        sizes=[item.size for item in plan.files],
+        names=[item.path for item in plan.files],
+    )
 
 
 def _apply_one(work: _Work) -> FileOutcome:
@@ -332,7 +351,9 @@ def _apply_one(work: _Work) -> FileOutcome:
         return FileOutcome(
             path=item.path, before=item.size, after=item.size, state="restored", why=why
         )
-    loader: Literal["same", "absent"] = "same" if verify.LOADER.exists() else "absent"
+    loader: Literal["same", "absent", ""] = ""
+    if item.cuts.containers or item.cuts.spans:
+        loader = "same" if verify.LOADER.exists() else "absent"
     after = aside.stat().st_size
     _put(aside, work)
     return FileOutcome(
@@ -381,7 +402,7 @@ def _write_proved(source: Path, aside: Path, work: _Work) -> str:
     except OSError as error:
         return f"it could not be written: {error}"
     problems = verify.verify_file(source, aside, work.plan.cuts)
-    if not problems:
+    if not problems and (work.plan.cuts.containers or work.plan.cuts.spans):
         before = verify.loader_answer(source, work.library_path)
         after = verify.loader_answer(aside, work.library_path)
         if before != after:

@@ -19,10 +19,11 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tfslim.errors import InputError, SlimError
-from tfslim.slim import archs, fatbin, layout, pool, scan
+from tfslim.slim import archs, fatbin, layout, scan
 from tfslim.slim.archs import Targets
 from tfslim.slim.cuts import ContainerCut, FileCuts, Placeholder, Span
 from tfslim.slim.elf import ET_DYN, ET_EXEC, PT_INTERP, Elf, FormatRefusedError
+from tfslim.slim.pool import Pool
 from tfslim.slim.rules import GpuRule, Profile, load_profile
 from tfslim.slim.scan import FileScan, Found
 from tfslim.ui import Ui, human_bytes
@@ -43,6 +44,8 @@ __all__ = [
 _PROGRAMS: Final = (ET_DYN, ET_EXEC)
 # No ELF file with anything to take out of it is smaller (bytes).
 _SMALLEST: Final = 1024
+# Small files that one process compares at a time.
+_BATCH: Final = 1000
 
 
 class _Data(BaseModel):
@@ -207,24 +210,22 @@ def make_plan(
         )
     keep = keep_ptx if keep_ptx is not None else bool(targets and targets.keep_ptx)
     sms = targets.sms if targets and rules.gpu_rule is not None else ()
-    files = tree_files(tree)
-    whole = [planned for item in files if (planned := _plan_whole(tree, item, rules))]
-    whole += _plan_duplicates(tree, files, rules)
-    gone = {item.path for item in whole}
-    work = [
-        _Work(tree, item, rules, sms, keep)
-        for item in files
-        if item.names[0] not in gone and item.size >= _SMALLEST and scan.is_elf(item.at(tree))
-    ]
-    weights = [item.file.size for item in work]
-    with (ui or Ui(quiet=True)).step(f"Planning {tree}", sum(weights)) as step:
+    with Pool(ui or Ui(quiet=True), jobs) as pool:
+        files = tree_files(tree)
+        whole = [planned for item in files if (planned := _plan_whole(tree, item, rules))]
+        whole += _plan_duplicates(tree, files, rules, pool)
+        gone = {item.path for item in whole}
+        work = [
+            _Work(tree, item, rules, sms, keep)
+            for item in files
+            if item.names[0] not in gone and item.size >= _SMALLEST and scan.is_elf(item.at(tree))
+        ]
         results = pool.run(
+            f"Planning {tree}",
             _plan_work,
             work,
-            weights=weights,
-            titles=[item.file.names[0] for item in work],
-            step=step,
-            jobs=jobs,
+            sizes=[item.file.size for item in work],
+            names=[item.file.names[0] for item in work],
         )
     planned_files = [*whole, *(planned for planned, _ in results if planned is not None)]
     return Plan(
@@ -297,32 +298,63 @@ def _plan_whole(tree: Path, item: TreeFile, rules: Profile) -> FilePlan | None:
     return None
 
 
-def _plan_duplicates(tree: Path, files: Sequence[TreeFile], rules: Profile) -> list[FilePlan]:
+def _plan_duplicates(
+    tree: Path, files: Sequence[TreeFile], rules: Profile, pool: Pool
+) -> list[FilePlan]:
     """Return the plans for files that have the content, owner and rights of an earlier one."""
     planned: list[FilePlan] = []
     for rule in rules.duplicate_rules:
-        same_size: defaultdict[int, list[TreeFile]] = defaultdict(list)
-        for item in files:
-            if item.size and all(rule.matches(PurePosixPath(name)) for name in item.names):
-                same_size[item.size].append(item)
-        for group in same_size.values():
-            planned += _linked(tree, group, rule.id) if len(group) > 1 else []
+        candidates = _of_equal_size(
+            item
+            for item in files
+            if item.size and all(rule.matches(PurePosixPath(name)) for name in item.names)
+        )
+        batches = [
+            [(item.at(tree), item) for item in candidates[start : start + _BATCH]]
+            for start in range(0, len(candidates), _BATCH)
+        ]
+        identities = pool.run(
+            "Comparing headers",
+            _identities,
+            batches,
+            sizes=[sum(item.size for _, item in batch) for batch in batches],
+            names=[batch[0][1].names[0] for batch in batches],
+        )
+        planned += _linked(candidates, [one for batch in identities for one in batch], rule.id)
     return planned
 
 
-def _linked(tree: Path, group: Sequence[TreeFile], rule: str) -> Iterator[FilePlan]:
-    first: dict[tuple[str, int, int, int], str] = {}
-    for item in group:
-        digest = sha256(item.at(tree))
-        status = item.at(tree).lstat()
-        key = (digest, status.st_mode, status.st_uid, status.st_gid)
-        kept = first.setdefault(key, item.names[0])
+def _of_equal_size(files: Iterable[TreeFile]) -> list[TreeFile]:
+    """Return the files that are not the only one of their size, in their order."""
+    listed = list(files)
+    count = Counter(item.size for item in listed)
+    return [item for item in listed if count[item.size] > 1]
+
+
+# Content and everything else that must be the same for two files to become one.
+_Identity = tuple[str, int, int, int]
+
+
+def _identities(batch: Sequence[tuple[Path, TreeFile]]) -> list[_Identity]:
+    found: list[_Identity] = []
+    for path, _ in batch:
+        status = path.lstat()
+        found.append((sha256(path), status.st_mode, status.st_uid, status.st_gid))
+    return found
+
+
+def _linked(
+    files: Sequence[TreeFile], identities: Sequence[_Identity], rule: str
+) -> Iterator[FilePlan]:
+    first: dict[_Identity, str] = {}
+    for item, identity in zip(files, identities, strict=True):
+        kept = first.setdefault(identity, item.names[0])
         if kept != item.names[0]:
             yield FilePlan(
                 path=item.names[0],
                 links=item.names[1:],
                 size=item.size,
-                sha256=digest,
+                sha256=identity[0],
                 action="link",
                 after=0,
                 same_as=kept,

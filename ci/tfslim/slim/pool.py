@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 from tfslim.errors import SlimError
-from tfslim.ui import Step
+from tfslim.ui import Step, Ui
 
-__all__ = ["run"]
+__all__ = ["Pool"]
 
 _Work = TypeVar("_Work")
 _Result = TypeVar("_Result")
@@ -21,76 +21,78 @@ _Result = TypeVar("_Result")
 _INLINE_BYTES: Final = 256 * 10**6
 
 
-def run(
-    function: Callable[[_Work], _Result],
-    work: Sequence[_Work],
-    *,
-    weights: Sequence[int],
-    titles: Sequence[str],
-    step: Step,
-    jobs: int | None = None,
-) -> list[_Result]:
-    """Return the function's result for each piece of work, in the order of the work.
+class Pool:
+    """Processes that are started when there is enough to do for them, and end with the block.
 
     Args:
-        function: A module's function (processes import it by name).
-        work: Its arguments.
-        weights: Bytes behind each piece, for order and progress.
-        titles: What to call each piece in the progress line.
-        step: Where progress is shown.
+        ui: Where progress is shown.
         jobs: Processes; None for one per CPU that this process may use.
-
-    Raises:
-        SlimError: A process was ended from outside, most often for lack of memory.
     """
-    order = sorted(range(len(work)), key=lambda index: -weights[index])
-    jobs = min(jobs or len(os.sched_getaffinity(0)), len(work))
-    if jobs <= 1 or sum(weights) < _INLINE_BYTES:
+
+    def __init__(self, ui: Ui, jobs: int | None = None) -> None:
+        self.ui = ui
+        self._jobs = jobs or len(os.sched_getaffinity(0))
+        self._executor: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def run(
+        self,
+        title: str,
+        function: Callable[[_Work], _Result],
+        work: Sequence[_Work],
+        *,
+        sizes: Sequence[int],
+        names: Sequence[str],
+    ) -> list[_Result]:
+        """Return the function's result for each piece of work, in the order of the work.
+
+        Args:
+            title: What is being done.
+            function: A module's function (processes import it by name).
+            work: Its arguments.
+            sizes: Bytes behind each piece, for order and progress.
+            names: What to call each piece in the progress line.
+
+        Raises:
+            SlimError: A process was ended from outside, most often for lack of memory.
+        """
         results: dict[int, _Result] = {}
-        for index in order:
-            results[index] = function(work[index])
-            _tell(step, titles[index], weights[index])
+        with self.ui.step(title, sum(sizes)) as step:
+            for index, result in self._results(function, work, sizes):
+                results[index] = result
+                _tell(step, names[index], sizes[index])
         return [results[index] for index in range(len(work))]
-    return _parallel(
-        function, work, order=order, weights=weights, titles=titles, step=step, jobs=jobs
-    )
 
-
-def _parallel(
-    function: Callable[[_Work], _Result],
-    work: Sequence[_Work],
-    *,
-    order: Sequence[int],
-    weights: Sequence[int],
-    titles: Sequence[str],
-    step: Step,
-    jobs: int,
-) -> list[_Result]:
-    # A progress display runs in a thread, and forking with threads is not safe.
-    context = multiprocessing.get_context("spawn")
-    results: dict[int, _Result] = {}
-    with ProcessPoolExecutor(jobs, mp_context=context) as executor:
-        futures: dict[Future[_Result], int] = {
-            executor.submit(function, work[index]): index for index in order
-        }
+    def _results(
+        self, function: Callable[[_Work], _Result], work: Sequence[_Work], sizes: Sequence[int]
+    ) -> Iterator[tuple[int, _Result]]:
+        order = sorted(range(len(work)), key=lambda index: -sizes[index])
+        if self._jobs <= 1 or len(work) <= 1 or sum(sizes) < _INLINE_BYTES:
+            yield from ((index, function(work[index])) for index in order)
+            return
+        if self._executor is None:
+            # A progress display runs in a thread, and forking with threads is not safe.
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self._jobs, mp_context=context)
+        futures = {self._executor.submit(function, work[index]): index for index in order}
         try:
             for future in as_completed(futures):
-                index = futures[future]
-                results[index] = future.result()
-                _tell(step, titles[index], weights[index])
+                yield futures[future], future.result()
         except BrokenProcessPool:
             raise SlimError(
                 "a process of tfslim was ended from outside",
                 why="Most often the machine ran out of memory. Files are replaced whole or not at "
-                "all: run the same command again to go on.",
-                way_out="Give more memory, or use one process: --jobs 1.",
+                "all, so nothing is half done.",
+                way_out="Give the machine more memory and run the same command again.",
             ) from None
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [results[index] for index in range(len(work))]
 
 
-def _tell(step: Step, title: str, weight: int) -> None:
-    step.update(title)
-    step.advance(weight)
+def _tell(step: Step, name: str, size: int) -> None:
+    step.update(name)
+    step.advance(size)

@@ -131,5 +131,5 @@ def test_unknown_code_stays_and_is_counted(tree: Path) -> None:
 
 def test_many_processes_plan_the_same_as_one(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = make(tree)
-    monkeypatch.setattr(plans.pool, "_INLINE_BYTES", 0)
+    monkeypatch.setattr("tfslim.slim.pool._INLINE_BYTES", 0)
     assert plans.make_plan(tree, parse_targets("90"), "arch", jobs=2) == one
