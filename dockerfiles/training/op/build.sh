@@ -9,6 +9,12 @@ venv=$1 src=$2 out=$3 archs=$4
 tf=$(echo "$venv"/lib/python3.*/site-packages/tensorflow)
 mkdir -p "$out"
 
+# The compiler that nvcc is set up with may be the only one (Debian's devel packages bring g++-13 alone).
+for candidate in ${CXX:-} g++ g++-13 g++-12 c++; do
+  if command -v "$candidate" > /dev/null; then cxx=$candidate; break; fi
+done
+if [ -z "${cxx:-}" ]; then echo "build.sh: no C++ compiler here" >&2; exit 1; fi
+
 # The ABI that TensorFlow was built with: its framework library exports one of the two spellings.
 abi=$(strings -a "$tf/libtensorflow_framework.so.2" | grep -cm1 'NSt7__cxx1112basic_string' || true)
 flags=(-std=c++17 -O2 -fPIC -DNDEBUG -w "-D_GLIBCXX_USE_CXX11_ABI=$abi" "-DEIGEN_MAX_ALIGN_BYTES=64")
@@ -30,7 +36,7 @@ else
   echo "build.sh: no nvcc here: the op is built for the CPU only" >&2
 fi
 
-"${CXX:-g++}" "${flags[@]}" -shared "-I$tf/include" "$src/scale_shift_op.cc" "${objects[@]}" \
+"$cxx" "${flags[@]}" -shared "-I$tf/include" "$src/scale_shift_op.cc" "${objects[@]}" \
   -o "$out/scale_shift.so.new" -L"$tf" -l:libtensorflow_framework.so.2
 rm -f "${objects[@]}"
 mv "$out/scale_shift.so.new" "$out/scale_shift.so"
