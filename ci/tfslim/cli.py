@@ -23,9 +23,9 @@ from rich.text import Text
 
 from tfslim import __version__, cli_slim, doctor, pipeline
 from tfslim.config import Config, json_schema, load_config
+from tfslim.engine import embedded
+from tfslim.engine.engine import find_engine
 from tfslim.errors import DiskError, EngineError, TfslimError
-from tfslim.images import embedded
-from tfslim.images.engine import find_engine
 from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspect_text import render_text

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tfslim.engine import embedded
+from tfslim.engine.engine import Engine
 from tfslim.errors import TfslimError
 from tfslim.gpu import Gpu, Gpus, container_access, find_gpus
-from tfslim.images import embedded
-from tfslim.images.engine import Engine
 from tfslim.ui import human_bytes
 
 __all__ = ["DISK_BYTES", "Check", "Status", "diagnose"]

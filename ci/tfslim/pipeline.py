@@ -11,11 +11,11 @@ from tfslim import models
 from tfslim.bench.container import run_once
 from tfslim.bench.device import Device, choose_device
 from tfslim.bench.run import Measurement, measure
+from tfslim.build.bake import BuiltImage, build_images
+from tfslim.build.bases import Base, ensure_bases
 from tfslim.config import Config, VariantName
+from tfslim.engine.engine import Engine, find_engine
 from tfslim.errors import DiskError, ModelError
-from tfslim.images.bases import Base, ensure_bases
-from tfslim.images.build import BuiltImage, build_images
-from tfslim.images.engine import Engine, find_engine
 from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspection import Inspection

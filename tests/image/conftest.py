@@ -11,9 +11,9 @@ import docker
 import pytest
 
 from tfslim.bench.container import Launch, Service, launch
+from tfslim.build.bake import BuiltImage
 from tfslim.config import Config, load_config
-from tfslim.images.build import BuiltImage
-from tfslim.images.engine import Engine
+from tfslim.engine.engine import Engine
 from tfslim.pipeline import Line
 from tfslim.plan import Build, make_plan
 from tfslim.ui import Ui

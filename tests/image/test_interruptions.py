@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT
 from docker.errors import ImageNotFound
 
-from tfslim.images.engine import Engine
+from tfslim.engine.engine import Engine
 
 pytestmark = pytest.mark.image
 

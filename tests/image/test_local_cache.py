@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tfslim.build.cache import LocalCache
 from tfslim.config import CacheConfig
-from tfslim.images import embedded
-from tfslim.images.cache import LocalCache
-from tfslim.images.engine import Engine, find_engine
+from tfslim.engine import embedded
+from tfslim.engine.engine import Engine, find_engine
 from tfslim.ui import Ui
 
 pytestmark = pytest.mark.image

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tfslim.images.bases import ensure_bases
-from tfslim.images.engine import Engine, find_engine
+from tfslim.build.bases import ensure_bases
+from tfslim.engine.engine import Engine, find_engine
 from tfslim.ui import Ui
 
 pytestmark = pytest.mark.image

@@ -14,8 +14,8 @@ from conftest import launch_of, run
 
 from tfslim.bench.container import Service, launch
 from tfslim.bench.load import make_request
+from tfslim.build.bake import BuiltImage
 from tfslim.errors import ServiceError
-from tfslim.images.build import BuiltImage
 from tfslim.pipeline import Line
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from tfslim.doctor import Check, diagnose
+from tfslim.engine import engine as engine_module
+from tfslim.engine.engine import Endpoint, Engine
 from tfslim.errors import EngineError
 from tfslim.gpu import Gpu, Gpus
-from tfslim.images import engine as engine_module
-from tfslim.images.engine import Endpoint, Engine
 
 NO_GPU = Gpus((), "no NVIDIA driver")
 H200 = Gpus((Gpu("NVIDIA H200", "9.0", 143771 * 2**20, "570.124.06"),))

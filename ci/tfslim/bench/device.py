@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tfslim.engine.engine import Engine
 from tfslim.errors import EngineError
 from tfslim.gpu import container_access, find_gpus
-from tfslim.images.engine import Engine
 
 __all__ = ["Device", "choose_device"]
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from tfslim.bench.container import Launch, Service, launch
 from tfslim.bench.load import Load, closed_loop, make_request, predict
 from tfslim.config import BenchConfig, VariantName
-from tfslim.images.engine import Engine
+from tfslim.engine.engine import Engine
 from tfslim.plan import Build
 from tfslim.ui import Ui
 

@@ -1,1 +1,1 @@
-"""Docker images: find or set up an engine, provide bases, build, and measure."""
+"""Reading images and folders in one pass, and making slimmer images of them."""

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tfslim import __version__
 from tfslim.bench.run import Measurement
+from tfslim.build.bake import BuiltImage
 from tfslim.config import Budget, VariantName
+from tfslim.engine.engine import Engine
 from tfslim.errors import InputError
-from tfslim.images.build import BuiltImage
-from tfslim.images.engine import Engine
 from tfslim.images.inspection import Inspection
 
 __all__ = [

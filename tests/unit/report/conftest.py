@@ -7,9 +7,9 @@ import pytest
 
 from tfslim.bench.load import Load
 from tfslim.bench.run import Measurement
+from tfslim.build.bake import BuiltImage
+from tfslim.build.bases import Base
 from tfslim.config import Budget, Config, VariantName
-from tfslim.images.bases import Base
-from tfslim.images.build import BuiltImage
 from tfslim.images.inspection import Inspection
 from tfslim.plan import make_plan
 from tfslim.report.record import Environment, ModelRecord, RunRecord

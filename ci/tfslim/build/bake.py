@@ -18,11 +18,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from tfslim import proc
+from tfslim.build.bases import Base
+from tfslim.build.cache import LocalCache
 from tfslim.config import Config
+from tfslim.engine.engine import Engine
 from tfslim.errors import BuildFailedError, ConfigError, DiskError, NetworkError, TfslimError
-from tfslim.images.bases import Base
-from tfslim.images.cache import LocalCache
-from tfslim.images.engine import Engine
 from tfslim.plan import Build
 from tfslim.ui import Step, Ui
 

@@ -22,9 +22,9 @@ from docker.context.config import get_current_context_name
 from docker.errors import DockerException
 
 from tfslim import proc
+from tfslim.engine import apt, embedded
+from tfslim.engine.embedded import Endpoint
 from tfslim.errors import EngineError
-from tfslim.images import apt, embedded
-from tfslim.images.embedded import Endpoint
 from tfslim.ui import Ui
 
 __all__ = ["BUILDER", "Endpoint", "Engine", "find_engine"]

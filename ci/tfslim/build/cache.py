@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tfslim.config import CacheConfig
-from tfslim.images.engine import Engine
+from tfslim.engine.engine import Engine
 from tfslim.ui import Ui, human_bytes
 
 __all__ = ["LocalCache"]

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
+from tfslim.build.bake import BuiltImage, build_images
+from tfslim.build.bases import Base
 from tfslim.config import Config
+from tfslim.engine.engine import Engine
 from tfslim.errors import BuildFailedError, DiskError, NetworkError, TfslimError
-from tfslim.images.bases import Base
-from tfslim.images.build import BuiltImage, build_images
-from tfslim.images.engine import Engine
 from tfslim.plan import make_plan
 from tfslim.proc import Completed
 from tfslim.ui import Ui

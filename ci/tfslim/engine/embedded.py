@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfslim import proc
+from tfslim.engine import apt
 from tfslim.errors import EngineError
-from tfslim.images import apt
 from tfslim.ui import Ui
 
 __all__ = ["Endpoint", "Home", "Status", "down", "purge", "running", "status", "up"]

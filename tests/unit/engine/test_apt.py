@@ -5,10 +5,10 @@ import platform
 from pathlib import Path
 
 import pytest
-from engine_fakes import program
 
+from engine_fakes import program
+from tfslim.engine import apt
 from tfslim.errors import EngineError, NetworkError
-from tfslim.images import apt
 from tfslim.ui import Ui
 
 BOOKWORM = {"ID": "debian", "VERSION_CODENAME": "bookworm", "VERSION_ID": "12"}

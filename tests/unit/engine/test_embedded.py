@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine_fakes import program
 
+from engine_fakes import program
+from tfslim.engine import apt, embedded
+from tfslim.engine.embedded import Home
 from tfslim.errors import EngineError
-from tfslim.images import apt, embedded
-from tfslim.images.embedded import Home
 from tfslim.ui import Ui
 
 pytestmark = pytest.mark.skipif(

@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 from docker.errors import DockerException, ImageNotFound
 
+from tfslim.build import debian
+from tfslim.engine.engine import Engine
 from tfslim.errors import ConfigError, EngineError, NetworkError, TfslimError
-from tfslim.images import debian
-from tfslim.images.engine import Engine
 from tfslim.ui import Ui, human_bytes
 
 __all__ = ["Base", "Source", "ensure_bases"]

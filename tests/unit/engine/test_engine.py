@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from docker.errors import DockerException
-from engine_fakes import FakeApi, program
 
+from engine_fakes import FakeApi, program
+from tfslim.engine import apt, embedded, engine
+from tfslim.engine.engine import find_engine
 from tfslim.errors import EngineError
-from tfslim.images import apt, embedded, engine
-from tfslim.images.engine import find_engine
 from tfslim.ui import Ui
 
 CONTAINERD = {"DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]]}

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
+from tfslim.build.cache import LocalCache
 from tfslim.config import CacheConfig
-from tfslim.images.cache import LocalCache
-from tfslim.images.engine import Engine
+from tfslim.engine.engine import Engine
 from tfslim.ui import Ui
 
 

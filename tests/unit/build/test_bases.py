@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from docker.errors import ImageNotFound
 
+from tfslim.build import bases, debian
+from tfslim.build.bases import ensure_bases
 from tfslim.errors import ConfigError, EngineError, NetworkError
-from tfslim.images import bases, debian
-from tfslim.images.bases import ensure_bases
 from tfslim.proc import Completed
 from tfslim.ui import Ui
 

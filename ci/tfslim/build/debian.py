@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from tfslim import proc
+from tfslim.engine import apt
 from tfslim.errors import BuildFailedError, DiskError, NetworkError
-from tfslim.images import apt
 from tfslim.ui import Ui
 
 __all__ = ["Recipe", "RootFs", "build", "recipes"]
@@ -78,7 +78,7 @@ class RootFs:
 @functools.cache
 def recipes() -> dict[str, Recipe]:
     """Return all recipes by the name in FROM."""
-    text = resources.files("tfslim.images").joinpath("bases.yaml").read_text()
+    text = resources.files("tfslim.build").joinpath("bases.yaml").read_text()
     data = yaml.safe_load(text)
     return {name: _recipe(name, row, data["defaults"]) for name, row in data["bases"].items()}
 

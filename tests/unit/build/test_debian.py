@@ -6,11 +6,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from engine_fakes import program
 
+from engine_fakes import program
+from tfslim.build import debian
 from tfslim.compat import compat
+from tfslim.engine import apt
 from tfslim.errors import BuildFailedError, DiskError, EngineError, NetworkError
-from tfslim.images import apt, debian
 from tfslim.ui import Ui
 
 PYTHON = "python:3.13-slim-trixie"

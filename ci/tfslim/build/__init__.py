@@ -1,0 +1,1 @@
+"""Building images: bases pulled or made, bake driven, the local cache kept."""
