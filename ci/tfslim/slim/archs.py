@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from tfslim import proc
 from tfslim.errors import SlimError
+from tfslim.gpu import find_gpus
 from tfslim.slim.fatbin import Kind
 
 __all__ = ["ALL_MAJOR", "Code", "Targets", "parse_targets", "select", "serves"]
@@ -104,17 +104,14 @@ def _match(word: str, text: str) -> re.Match[str]:
 
 
 def _native() -> tuple[int, ...]:
-    answer = proc.run(
-        ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"], timeout=60
-    )
-    found = re.findall(r"^\s*(\d+)\.(\d)\s*$", answer.stdout, re.MULTILINE)
-    if not answer.ok or not found:
+    seen = find_gpus()
+    if not seen.gpus:
         raise SlimError(
             "--cuda-arch native: no GPU answers on this machine",
-            why=answer.tail,
+            why=seen.why_none,
             way_out=_WAY_OUT,
         )
-    return tuple(sorted({int(major + minor) for major, minor in found}))
+    return tuple(sorted({int(gpu.sm) for gpu in seen.gpus}))
 
 
 def serves(code: Code, sm: int) -> bool:

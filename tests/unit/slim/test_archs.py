@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfslim import proc
 from tfslim.errors import SlimError
+from tfslim.gpu import Gpu, Gpus
 from tfslim.slim import archs
 from tfslim.slim.archs import ALL_MAJOR, parse_targets, select, serves
 from tfslim.slim.fatbin import Kind
@@ -56,18 +56,17 @@ def test_what_is_no_gpu_is_refused_with_a_way_out(text: str) -> None:
 
 
 def test_native_asks_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = proc.Completed(("nvidia-smi",), 0, "9.0\n8.6\n9.0\n", "")
-    monkeypatch.setattr(archs.proc, "run", lambda *_, **__: answer)
+    seen = [Gpu("one", "9.0", 1, "575"), Gpu("two", "8.6", 1, "575"), Gpu("three", "9.0", 1, "575")]
+    monkeypatch.setattr(archs, "find_gpus", lambda: Gpus(tuple(seen)))
     assert parse_targets("native").sms == (86, 90)
     assert not parse_targets("native").keep_ptx
 
 
 def test_native_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = proc.Completed(("nvidia-smi",), 127, "", "nvidia-smi: not found")
-    monkeypatch.setattr(archs.proc, "run", lambda *_, **__: answer)
+    monkeypatch.setattr(archs, "find_gpus", lambda: Gpus((), "no NVIDIA driver"))
     with pytest.raises(SlimError, match="no GPU answers") as caught:
         parse_targets("native")
-    assert "not found" in caught.value.why
+    assert "no NVIDIA driver" in caught.value.why
 
 
 @pytest.mark.parametrize(
