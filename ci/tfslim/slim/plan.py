@@ -11,7 +11,7 @@ import hashlib
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
@@ -19,13 +19,13 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tfslim.errors import InputError, SlimError
-from tfslim.slim import archs, fatbin, layout, scan
+from tfslim.slim import layout, scan
 from tfslim.slim.archs import Targets
-from tfslim.slim.cuts import ContainerCut, FileCuts, Placeholder, Span
+from tfslim.slim.choice import Choice
+from tfslim.slim.cuts import FileCuts
 from tfslim.slim.elf import ET_DYN, ET_EXEC, PT_INTERP, Elf, FormatRefusedError
 from tfslim.slim.pool import Pool
 from tfslim.slim.rules import GpuRule, Profile, load_profile
-from tfslim.slim.scan import FileScan, Found
 from tfslim.ui import Ui, human_bytes
 
 __all__ = [
@@ -447,7 +447,7 @@ class _Draft:
         if refusal := _unmappable(self._elf):
             self._note(sum(found.bytes_by.values()), refusal)
             return
-        choice = _Choice(self._elf, found, sms, keep_ptx=keep_ptx)
+        choice = Choice(self._elf, found, sms, keep_ptx=keep_ptx)
         if not choice.dropped:
             return
         self.cuts = self.cuts.model_copy(
@@ -466,149 +466,6 @@ def _unmappable(elf: Elf) -> str:
     if elf.type != ET_DYN or any(segment.type == PT_INTERP for segment in elf.segments):
         return "a program, which the kernel maps by itself; only libraries are rewritten"
     return "" if elf.sections else "no section table"
-
-
-class _Choice:
-    """What stays and what goes of the GPU code of one file."""
-
-    def __init__(self, elf: Elf, found: FileScan, sms: Sequence[int], *, keep_ptx: bool) -> None:
-        self._elf = elf
-        kept = [archs.select(f.container.entries, sms, keep_ptx=keep_ptx) for f in found.found]
-        emptied = [f for f, keep in zip(found.found, kept, strict=True) if not keep]
-        self.placeholder = _smallest_cubin(emptied)
-        self._stand_in = self._entry_bytes(found, self.placeholder)
-        self._tables = _regions_by_architecture(emptied)
-        cuts = [self._cut(f, keep) for f, keep in zip(found.found, kept, strict=True)]
-        self.host, cuts = self._hosted(cuts, found.found)
-        self.dropped = _dropped(cuts, found.found)
-        self.containers = tuple(
-            cut
-            for cut, item in zip(cuts, found.found, strict=True)
-            if cut.movable or len(cut.keep) < len(item.container.entries)
-        )
-        self.spans = tuple(self._spans(found, sms))
-
-    def _entry_bytes(self, found: FileScan, placeholder: Placeholder | None) -> bytes:
-        if placeholder is None:
-            return b""
-        containers = {f.container.offset: f.container for f in found.found}
-        entry = containers[placeholder.container].entries[placeholder.entry]
-        return self._elf.data[entry.offset : entry.end]
-
-    def _cut(self, item: Found, keep: Collection[int]) -> ContainerCut:
-        entries = item.container.entries
-        empty: Literal["", "copy", "shared", "zero"] = ""
-        if not keep and entries:
-            empty = self._emptied(item)
-            keep = () if empty else range(len(entries))
-        return ContainerCut(
-            offset=item.container.offset,
-            keep=tuple(sorted(keep)),
-            movable=item.movable,
-            empty=empty,
-        )
-
-    def _emptied(self, item: Found) -> Literal["", "copy", "shared", "zero"]:
-        """Decide what becomes of a container that no target needs; "" leaves it as it is."""
-        if item.region in self._tables and _only_architecture(item):
-            return "zero"
-        if item.movable and self._stand_in:
-            return "shared"
-        return "copy" if self._fits(item) and not self._is_copy(item) else ""
-
-    def _is_copy(self, item: Found) -> bool:
-        """True when a container holds the placeholder already."""
-        body = item.container.offset + item.container.header
-        size = len(self._stand_in)
-        return item.container.end - body == size and self._elf.read(body, size) == self._stand_in
-
-    def _fits(self, item: Found) -> bool:
-        size = len(self._stand_in)
-        return 0 < size <= item.container.size - item.container.header
-
-    def _hosted(
-        self, cuts: list[ContainerCut], found: Sequence[Found]
-    ) -> tuple[int | None, list[ContainerCut]]:
-        """Choose the container that the wrappers of all shared ones are led to.
-
-        That is the one the placeholder comes from, else the first that it fits; without any, each
-        container stays as it is.
-        """
-        held = self.placeholder
-        hosts = [
-            (index, cut, item)
-            for index, (cut, item) in enumerate(zip(cuts, found, strict=True))
-            if cut.empty == "shared" and self._fits(item)
-        ]
-        if held is None or not hosts:
-            return None, [
-                cut if cut.empty != "shared" else _whole(cut, item)
-                for cut, item in zip(cuts, found, strict=True)
-            ]
-        own = [(i, c) for i, c, _ in hosts if c.offset == held.container]
-        index, cut = own[0] if own else hosts[0][:2]
-        change = {"empty": "", "keep": (held.entry,)} if own else {"empty": "copy"}
-        cuts[index] = cut.model_copy(update=change)
-        return cut.offset, cuts
-
-    def _spans(self, found: FileScan, sms: Sequence[int]) -> Iterator[Span]:
-        for frame in found.frames:
-            if not any(frame.sm // 10 == sm // 10 and frame.sm <= sm for sm in sms):
-                self.dropped.append((scan.FRAME_KIND, frame.sm, frame.region, frame.size))
-                yield Span(offset=frame.offset, size=frame.size)
-
-
-def _smallest_cubin(emptied: Iterable[Found]) -> Placeholder | None:
-    """Return the smallest cubin of containers that no target needs (of equals a movable one)."""
-    candidates = [
-        (entry.size, not item.movable, item.container.offset, index)
-        for item in emptied
-        for index, entry in enumerate(item.container.entries)
-        if entry.kind is fatbin.Kind.CUBIN
-    ]
-    if not candidates:
-        return None
-    _, _, container, index = min(candidates)
-    return Placeholder(container=container, entry=index)
-
-
-def _whole(cut: ContainerCut, item: Found) -> ContainerCut:
-    """Return the cut with everything kept."""
-    keep = tuple(range(len(item.container.entries)))
-    return cut.model_copy(update={"empty": "", "keep": keep})
-
-
-def _dropped(
-    cuts: Sequence[ContainerCut], found: Sequence[Found]
-) -> list[tuple[str, int, str, int]]:
-    """Return what goes as (kind, architecture, region, bytes)."""
-    return [
-        (entry.kind.label, entry.sm, item.region, entry.size)
-        for cut, item in zip(cuts, found, strict=True)
-        for index, entry in enumerate(item.container.entries)
-        if index not in cut.keep
-    ]
-
-
-def _only_architecture(item: Found) -> int | None:
-    """Return the architecture of a container of cubins for just one, without a wrapper."""
-    architectures = {entry.sm for entry in item.container.entries}
-    cubins = all(entry.kind is fatbin.Kind.CUBIN for entry in item.container.entries)
-    return architectures.pop() if len(architectures) == 1 and cubins and not item.wrapped else None
-
-
-def _regions_by_architecture(emptied: Iterable[Found]) -> frozenset[str]:
-    """Return the regions that are tables by architecture.
-
-    Their emptied containers hold cubins of one architecture each, and not all the same one: whoever
-    reads such a table picks by architecture before the driver sees anything. (Only cubins count, so
-    that a second run, which finds the placeholder in what the first one emptied, decides the same.)
-    """
-    seen: defaultdict[str, set[int]] = defaultdict(set)
-    for item in emptied:
-        if architecture := _only_architecture(item):
-            seen[item.region].add(architecture)
-    return frozenset(region for region, architectures in seen.items() if len(architectures) > 1)
 
 
 def _summed(rule: str, dropped: Iterable[tuple[str, int, str, int]]) -> list[Removal]:

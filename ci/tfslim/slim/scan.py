@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
@@ -111,7 +111,6 @@ class FileScan:
     frames: tuple[Frame, ...] = ()
     unexplained: tuple[Unexplained, ...] = ()
     problem: str = ""
-    _bytes: Counter[tuple[str, int, str]] = field(default_factory=Counter, repr=False)
 
     @property
     def has_gpu_code(self) -> bool:
