@@ -195,6 +195,13 @@ def table(runs: list[tuple[Run, Outcome]]) -> list[str]:
     return lines
 
 
+def command(given: argparse.Namespace, archs: list[str]) -> str:
+    """Return what was asked for, without this machine's paths."""
+    words = ["python benchmarks/slim/bench_slim.py TREE", *(f"--arch {arch}" for arch in archs)]
+    words.append(f"--repeat {given.repeat}")
+    return " ".join(words + ["--zstd"] * given.zstd)
+
+
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -218,7 +225,7 @@ def main() -> None:
         ]
         points = growth(given.tree, scratch, archs[0])
     result = {
-        "command": "python benchmarks/slim/bench_slim.py TREE" + " --zstd" * given.zstd,
+        "command": command(given, archs),
         "machine": {
             "cpus": len(os.sched_getaffinity(0)),
             "processor": platform.processor() or platform.machine(),
