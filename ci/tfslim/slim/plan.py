@@ -14,9 +14,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from tfslim.errors import InputError, SlimError
 from tfslim.slim import layout, scan
@@ -80,6 +80,17 @@ class Note(_Data):
     why: str
 
 
+def _inside(name: str) -> str:
+    """Accept only paths that stay within the tree, so that a plan cannot reach beyond it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{name!r} leads out of the tree")
+    return name
+
+
+TreePath = Annotated[str, AfterValidator(_inside)]
+
+
 class FilePlan(_Data):
     """What happens to one file.
 
@@ -95,13 +106,13 @@ class FilePlan(_Data):
         removals: The same for people, summed up.
     """
 
-    path: str
-    links: tuple[str, ...] = ()
+    path: TreePath
+    links: tuple[TreePath, ...] = ()
     size: int
     sha256: str
     action: Literal["rewrite", "delete", "link"]
     after: int
-    same_as: str = ""
+    same_as: TreePath = ""
     cuts: FileCuts = FileCuts()
     removals: tuple[Removal, ...]
 

@@ -93,6 +93,19 @@ def test_an_unknown_field_in_a_plan_is_refused(tree: Path, tmp_path: Path) -> No
         plans.load(tmp_path / "plan.json")
 
 
+@pytest.mark.parametrize("field", ["path", "same_as", "links"])
+@pytest.mark.parametrize("name", ["/etc/passwd", "../outside", "lib/../../outside"])
+def test_a_plan_that_leads_out_of_the_tree_is_refused(
+    field: str, name: str, tree: Path, tmp_path: Path
+) -> None:
+    data = json.loads(make(tree).model_dump_json())
+    data["files"][0][field] = [name] if field == "links" else name
+    (tmp_path / "plan.json").write_text(json.dumps(data))
+    with pytest.raises(InputError, match="not a slim plan") as caught:
+        plans.load(tmp_path / "plan.json")
+    assert "leads out of the tree" in caught.value.why
+
+
 def test_names_of_one_file_are_planned_once(tree: Path) -> None:
     os.link(tree / "lib" / GPU, tree / "lib" / "another.so")
     (tree / "lib" / "link.so").symlink_to(GPU)
