@@ -223,6 +223,10 @@ def _package_tables(record: RunRecord) -> str:
         kinds = sorted(size.kinds, key=lambda k: -k.disk_bytes)[:_LARGEST]
         by_kind = ", ".join(f"{kind.kind} {human_bytes(kind.disk_bytes)}" for kind in kinds)
         parts.append(f"**{variant}**: {by_kind}.")
+        if size.gpu is not None:
+            archs = sorted(size.gpu.by_arch_bytes.items(), key=lambda item: -item[1])[:_LARGEST]
+            by_arch = ", ".join(f"{arch} {human_bytes(count)}" for arch, count in archs)
+            parts.append(f"GPU code, as stored: {by_arch or 'none'}.")
         parts.append(_md_table(["kind", "package", "version", "disk"], rows))
     return "\n\n".join(parts)
 

@@ -4,6 +4,7 @@ import io
 
 from rich.console import Console
 
+from tfslim.images.inspection import GpuUse
 from tfslim.report import render
 from tfslim.report.record import RunRecord
 
@@ -68,3 +69,17 @@ def test_images_that_did_not_take_turns_are_not_compared(record: RunRecord) -> N
     ]
     text = terminal(record.model_copy(update={"measurements": moved}))
     assert "0.50 [" not in row(text, "inference")
+
+
+def test_gpu_code_is_named_by_architecture(record: RunRecord) -> None:
+    gpu = GpuUse(
+        total_bytes=3_000_000,
+        by_arch_bytes={"compute_90": 1_000_000, "sm_90": 2_000_000},
+        by_kind_bytes={},
+        by_library={},
+        unexplained_bytes=0,
+    )
+    sizes = {**record.sizes}
+    sizes["stock"] = sizes["stock"].model_copy(update={"gpu": gpu})
+    text = render.markdown(record.model_copy(update={"sizes": sizes}))
+    assert "GPU code, as stored: sm_90 2 MB, compute_90 1 MB." in text
