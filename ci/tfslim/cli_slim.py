@@ -156,8 +156,9 @@ def summary(result: Result) -> list[str]:
         lines.append(f"{changed} of {len(image.layers)} layers rewritten; {image.manifest_digest}")
     states = Counter(item.state for item in outcome.files)
     lines.append(
-        f"{states['verified']} files rewritten and proved, {states['deleted']} deleted, "
-        f"{states['restored']} left as they were because their proof failed"
+        f"{states['verified']} files rewritten and proved, {states['linked']} equal ones made "
+        f"links, {states['deleted']} deleted, {states['restored']} left as they were because "
+        "their proof failed"
     )
     if plan.unexplained_bytes:
         lines.append(f"unexplained: {human_bytes(plan.unexplained_bytes)}, left alone (--explain)")
