@@ -5,7 +5,7 @@ when one of them cannot be opened; its message does not say which. This calls on
 function of each library through those stubs, so TensorFlow's own search path is what is tested,
 then opens what the stubs do not cover, and names whatever is missing.
 
-Usage: python check_cuda.py [--cudnn-min VERSION]
+Usage: python check_cuda.py
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ import sys
 from pathlib import Path
 
 # Library, version function, and how the function takes its result: by a pointer, or as its value.
+# Older TensorFlow keeps some stubs elsewhere: their libraries are then opened by name instead.
 STUBS = [
-    ("libcudart", "cudaRuntimeGetVersion", "pointer"),
-    ("libcublas", "cublasGetProperty", "property"),
-    ("libcufft", "cufftGetVersion", "pointer"),
-    ("libcusparse", "cusparseGetProperty", "property"),
-    ("libcudnn", "cudnnGetVersion", "value"),
+    ("libcudart.so.12", "cudaRuntimeGetVersion", "pointer"),
+    ("libcublas.so.12", "cublasGetProperty", "property"),
+    ("libcufft.so.11", "cufftGetVersion", "pointer"),
+    ("libcusparse.so.12", "cusparseGetProperty", "property"),
 ]
+CUDNN_VERSION = "cudnnGetVersion"
+CUDNN_NAMES = ["libcudnn.so.9", "libcudnn.so.8"]
 # Opened by the libraries above or by TensorFlow later: the loader must find them, too.
 LIBRARIES = ["libcublasLt.so.12", "libcusolver.so.11", "libnvJitLink.so.12"]
-CUDNN_PARTS = ["graph", "ops", "cnn", "adv", "heuristic", "engines_precompiled"]
+CUDNN_PARTS = {
+    9: ["graph", "ops", "cnn", "adv", "heuristic", "engines_precompiled"],
+    8: ["ops_infer", "cnn_infer", "adv_infer"],
+}
 
 
 def framework() -> ctypes.CDLL:
@@ -36,8 +41,8 @@ def framework() -> ctypes.CDLL:
     return ctypes.CDLL(str(Path(spec.origin).parent / "libtensorflow_framework.so.2"))
 
 
-def version_through_stub(library: ctypes.CDLL, function: str, style: str) -> int:
-    """Call a version function; 0 means that the stub could not open its library."""
+def version(library: ctypes.CDLL, function: str, style: str) -> int:
+    """Call a version function; 0 means that a stub could not open its library."""
     call = getattr(library, function)
     if style == "value":
         call.restype = ctypes.c_size_t
@@ -54,38 +59,52 @@ def version_through_stub(library: ctypes.CDLL, function: str, style: str) -> int
     return number.value if call(ctypes.byref(number)) == 0 else 0
 
 
-def missing_libraries(cudnn_major: int) -> list[str]:
-    """Return the loader's message for each library that it cannot open."""
-    names = list(LIBRARIES)
-    if cudnn_major >= 9:
-        names += [f"libcudnn_{part}.so.{cudnn_major}" for part in CUDNN_PARTS]
-    failures = []
-    for name in names:
-        try:
-            ctypes.CDLL(name)
-        except OSError as error:
-            failures.append(f"{name}: {error}")
-    return failures
+def loader_says(name: str) -> str:
+    """Return why the dynamic loader cannot open a library; nothing where it can."""
+    try:
+        ctypes.CDLL(name)
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def cudnn_version(library: ctypes.CDLL) -> int:
+    """Return cuDNN's version, through TensorFlow's stub or else from cuDNN itself; 0 for none."""
+    if hasattr(library, CUDNN_VERSION):
+        return version(library, CUDNN_VERSION, "value")
+    for name in CUDNN_NAMES:
+        if not loader_says(name):
+            return version(ctypes.CDLL(name), CUDNN_VERSION, "value")
+    return 0
 
 
 def main() -> None:
     """Check all libraries; print what was found, or exit with what is missing."""
     library = framework()
-    found, failures = {}, []
+    names = list(LIBRARIES)
+    found: dict[str, int] = {}
+    failures = []
     for name, function, style in STUBS:
-        version = version_through_stub(library, function, style)
-        if version:
-            found[name] = version
+        if not hasattr(library, function):
+            names.append(name)
+        elif number := version(library, function, style):
+            found[name] = number
         else:
             failures.append(f"{name}: TensorFlow's stub for {function} could not open it")
-    cudnn = found.get("libcudnn", 0)
-    cudnn_major = cudnn // 10000 if cudnn >= 90000 else cudnn // 1000
-    failures += missing_libraries(cudnn_major)
+    cudnn = cudnn_version(library)
+    if cudnn:
+        found["libcudnn"] = cudnn
+        major = cudnn // 10000 if cudnn >= 90000 else cudnn // 1000
+        names += [f"libcudnn_{part}.so.{major}" for part in CUDNN_PARTS.get(major, [])]
+    else:
+        failures.append("libcudnn: neither TensorFlow nor the loader could open it")
+    failures += [f"{name}: {why}" for name in names if (why := loader_says(name))]
     for line in failures:
         print(f"check-cuda: missing: {line}", file=sys.stderr)
     if failures:
         sys.exit("check-cuda: TensorFlow would list no GPU in this image")
-    print("check-cuda: " + ", ".join(f"{name} {version}" for name, version in found.items()))
+    versions = ", ".join(f"{name} {number}" for name, number in found.items())
+    print(f"check-cuda: {versions}; found by the loader: {', '.join(names)}")
 
 
 if __name__ == "__main__":
