@@ -129,6 +129,7 @@ def _command(recipe: Recipe, archive: Path, listing: Path) -> list[str]:
         "--mode=root",
         "--variant=minbase",
         f"--include={','.join(recipe.packages)}",
+        f"--components={','.join(recipe.components)}",
         *(f"--dpkgopt={line}" for line in filters),
         *(f"--customize-hook={hook}" for hook in _hooks(recipe, listing)),
         recipe.suite,
@@ -150,7 +151,10 @@ def _hooks(recipe: Recipe, listing: Path) -> list[str]:
 
 def _sources(recipe: Recipe) -> list[str]:
     """Return the lines of sources.list, which stay in the image for apt in later builds."""
-    main, security = apt.debian_mirrors()
+    mirrors = apt.debian_mirrors()
+    if mirrors is None:
+        return []  # mmdebstrap knows Debian's own, and adds updates and security
+    main, security = mirrors
     areas = " ".join(recipe.components)
     signed = f"[signed-by={apt.DEBIAN_KEYRING}]"
     return [
@@ -180,8 +184,8 @@ def _failed(recipe: Recipe, done: proc.Completed) -> BuildFailedError | DiskErro
         return NetworkError(
             what,
             why=done.tail,
-            way_out=f"Check that {apt.debian_mirrors()[0]} can be reached and carries "
-            f"{recipe.suite}; set a mirror or proxy in /etc/apt.",
+            way_out=f"Check that your Debian mirror can be reached and carries {recipe.suite};\n"
+            "mirror and proxy are those of /etc/apt.",
         )
     return BuildFailedError(
         what, why=done.tail, way_out="`base-source: registry` needs none of it."

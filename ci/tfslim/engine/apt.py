@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_DEBIAN = "http://deb.debian.org/debian"
 _NONINTERACTIVE = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
 
 
@@ -86,23 +85,25 @@ def require_root(purpose: str) -> None:
         )
 
 
-def debian_mirrors() -> tuple[str, str]:
+def debian_mirrors() -> tuple[str, str] | None:
     """Return the mirrors of Debian's main and security archives that this machine is set up with.
 
     Third-party archives are left out: a mirror is one that carries the machine's own release.
-    Machines of another distribution use Debian's own.
+    None where apt names no mirror, and on machines of another distribution.
     """
-    main, security = _DEBIAN, f"{_DEBIAN}-security"
     release = machine_release()
     if release.id != "debian":
-        return main, security
+        return None
     found = proc.run(
         ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Identifier: Packages"]
     )
     mirrors = dict(line.split(" ", 1) for line in found.stdout.splitlines() if " " in line)
-    main = mirrors.get(release.codename, main)
-    security = mirrors.get(f"{release.codename}-security", security)
-    return main.rstrip("/"), security.rstrip("/")
+    if release.codename not in mirrors:
+        return None
+    main = mirrors[release.codename].rstrip("/")
+    # Mirrors keep the security archive beside the main one, under this name.
+    security = mirrors.get(f"{release.codename}-security", f"{main}-security")
+    return main, security.rstrip("/")
 
 
 def proxies() -> dict[str, str]:
@@ -195,7 +196,16 @@ def _private_apt(source: Source, state: Path) -> list[str]:
         entry = state / f"{name}.list"
         components = " ".join(source.components)
         signed = f"[signed-by={DEBIAN_KEYRING}]"
-        entry.write_text(f"deb {signed} {debian_mirrors()[0]} {source.suite} {components}\n")
+        mirrors = debian_mirrors()
+        if mirrors is None:
+            raise EngineError(
+                "apt names no Debian mirror",
+                why=f"packages of Debian {source.suite} are needed, and no source in /etc/apt "
+                "carries this machine's own release",
+                way_out="Add Debian's archive to /etc/apt/sources.list, or install Docker Engine "
+                "with buildx.",
+            )
+        entry.write_text(f"deb {signed} {mirrors[0]} {source.suite} {components}\n")
         settings |= {"Dir::Etc::sourcelist": str(entry), "Dir::Etc::sourceparts": "/dev/null"}
     return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 

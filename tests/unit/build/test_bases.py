@@ -30,7 +30,7 @@ INDEX = {
     ],
 }
 MANIFEST = {"layers": [{"size": 30}, {"size": 12}]}
-NO_HOST = "ERROR: dial tcp: lookup registry-1.docker.io: no such host"
+NO_HOST = "ERROR: dial tcp: lookup registry.example: no such host"
 
 
 class FakeEngine:

@@ -50,7 +50,7 @@ exit 0"""
 
 
 def test_unreachable_mirror_is_a_network_error(machine: Path) -> None:
-    program(machine / "bin", "apt-get", "echo \"E: Could not resolve 'deb.debian.org'\"; exit 100")
+    program(machine / "bin", "apt-get", "echo \"E: Could not resolve 'mirror.example'\"; exit 100")
     with pytest.raises(NetworkError) as caught:
         apt.install(["mmdebstrap"], "the test", Ui(quiet=True))
     assert "Acquire::http::Proxy" in caught.value.way_out
@@ -75,12 +75,18 @@ echo "bookworm-security http://mirror.example/security/" """
     )
 
 
-def test_other_distributions_use_debians_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_distributions_have_no_debian_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     noble = {"ID": "ubuntu", "VERSION_CODENAME": "noble", "VERSION_ID": "24.04"}
     monkeypatch.setattr(platform, "freedesktop_os_release", lambda: noble)
-    main, security = apt.debian_mirrors()
-    assert main == "http://deb.debian.org/debian"
-    assert security == "http://deb.debian.org/debian-security"
+    assert apt.debian_mirrors() is None
+
+
+def test_security_lies_beside_the_main_archive_where_it_is_not_named(machine: Path) -> None:
+    program(machine / "bin", "apt-get", 'echo "bookworm http://mirror.example/debian/"')
+    assert apt.debian_mirrors() == (
+        "http://mirror.example/debian",
+        "http://mirror.example/debian-security",
+    )
 
 
 def test_proxies_of_apt_become_variables_unless_set(
@@ -105,7 +111,10 @@ def test_system_without_apt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unpack_keeps_apts_state_private(machine: Path, tmp_path: Path) -> None:
     script = f"""
 printf '%s\\n' "$@" > {machine}/args
-case "$*" in *download*) touch tool_1%3a2_amd64.deb;; esac"""
+case "$*" in
+  *indextargets*) echo "bookworm http://mirror.example/debian" ;;
+  *download*) touch tool_1%3a2_amd64.deb ;;
+esac"""
     program(machine / "bin", "apt-get", script)
     program(machine / "bin", "dpkg", 'touch "$3/unpacked"')
     source = apt.Source(("tool",), "trixie")
@@ -116,3 +125,11 @@ case "$*" in *download*) touch tool_1%3a2_amd64.deb;; esac"""
     assert f"Dir::State::lists={tmp_path}/state/lists/trixie" in args
     entry = (tmp_path / "state/trixie.list").read_text()
     assert "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg" in entry
+    assert "http://mirror.example/debian trixie" in entry
+
+
+def test_without_a_mirror_another_releases_packages_are_refused(
+    machine: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match="apt names no Debian mirror"):
+        apt.unpack(apt.Source(("tool",), "trixie"), tmp_path / "r", tmp_path / "s", Ui(quiet=True))
