@@ -94,16 +94,23 @@ def debian_mirrors() -> tuple[str, str] | None:
     release = machine_release()
     if release.id != "debian":
         return None
-    found = proc.run(
-        ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Identifier: Packages"]
-    )
-    mirrors = dict(line.split(" ", 1) for line in found.stdout.splitlines() if " " in line)
+    # On a machine that never ran `apt-get update` only the second form answers.
+    mirrors = _mirrors() or _mirrors("--no-release-info")
     if release.codename not in mirrors:
         return None
     main = mirrors[release.codename].rstrip("/")
     # Mirrors keep the security archive beside the main one, under this name.
     security = mirrors.get(f"{release.codename}-security", f"{main}-security")
     return main, security.rstrip("/")
+
+
+def _mirrors(*options: str) -> dict[str, str]:
+    """Return apt's package archives by release."""
+    form = "$(RELEASE) $(REPO_URI)"
+    found = proc.run(
+        ["apt-get", "indextargets", *options, "--format", form, "Identifier: Packages"]
+    )
+    return dict(line.split(" ", 1) for line in found.stdout.splitlines() if " " in line)
 
 
 def proxies() -> dict[str, str]:

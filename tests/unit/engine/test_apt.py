@@ -89,6 +89,15 @@ def test_security_lies_beside_the_main_archive_where_it_is_not_named(machine: Pa
     )
 
 
+def test_mirrors_are_known_before_the_first_update(machine: Path) -> None:
+    script = 'case "$*" in *--no-release-info*) echo "bookworm http://mirror.example/debian";; esac'
+    program(machine / "bin", "apt-get", script)
+    assert apt.debian_mirrors() == (
+        "http://mirror.example/debian",
+        "http://mirror.example/debian-security",
+    )
+
+
 def test_proxies_of_apt_become_variables_unless_set(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
