@@ -24,7 +24,7 @@ from rich.text import Text
 from tfslim import __version__, cli_slim, doctor, pipeline
 from tfslim.config import Config, json_schema, load_config
 from tfslim.engine import embedded
-from tfslim.engine.engine import find_engine
+from tfslim.engine.engine import Engine, find_engine
 from tfslim.errors import DiskError, EngineError, TfslimError
 from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
@@ -108,12 +108,12 @@ def cli(context: click.Context, config: Path | None, quiet: bool) -> None:
 def doctor_verb(common: _Common) -> None:
     """Say what this machine can do: engine, buildx, caches, GPU, disk; each with the way out."""
     needed = disk_bytes(make_plan(common.config))
+    found: Engine | TfslimError
     try:
-        engine = find_engine(common.ui, setup=False, make_builder=False)
+        found = find_engine(common.ui, setup=False, make_builder=False)
     except TfslimError as error:
-        checks = doctor.diagnose(error, disk_bytes=needed)
-    else:
-        checks = doctor.diagnose(engine, disk_bytes=needed)
+        found = error
+    checks = doctor.diagnose(found, disk_bytes=needed)
     common.show([check.as_dict() for check in checks], _checks_text(checks))
     if any(check.status == "fail" for check in checks):
         sys.exit(EngineError.exit_code)

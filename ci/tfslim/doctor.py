@@ -18,12 +18,10 @@ from tfslim.errors import TfslimError
 from tfslim.gpu import Gpu, Gpus, container_access, find_gpus
 from tfslim.ui import human_bytes
 
-__all__ = ["DISK_BYTES", "Check", "Status", "diagnose"]
+__all__ = ["Check", "Status", "diagnose"]
 
 Status = Literal["ok", "warn", "fail"]
 
-# All five variants with their bases, build cache and local cache export.
-DISK_BYTES = 45 * 10**9
 # CUDA 12 runs on any driver from this one on (minor version compatibility):
 # https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
 _MIN_DRIVER = (525, 60, 13)
@@ -55,7 +53,7 @@ class Check:
 
 
 def diagnose(
-    engine: Engine | TfslimError, *, gpus: Gpus | None = None, disk_bytes: int = DISK_BYTES
+    engine: Engine | TfslimError, *, gpus: Gpus | None = None, disk_bytes: int
 ) -> list[Check]:
     """Check everything that a run depends on.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import signal
 import subprocess
 from collections import deque
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Completed", "display", "run", "stream"]
+__all__ = ["Completed", "run", "stream"]
 
 _TAIL_LINES = 60
 _GRACE_SECONDS = 20.0
@@ -48,11 +47,6 @@ class Completed:
         """The last lines of what it said, standard error preferred."""
         text = self.stderr.strip() or self.stdout.strip()
         return "\n".join(text.splitlines()[-_TAIL_LINES:])
-
-
-def display(argv: Sequence[str]) -> str:
-    """Return a command as a person would type it."""
-    return shlex.join(argv)
 
 
 def run(

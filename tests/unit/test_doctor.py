@@ -57,7 +57,7 @@ def test_good_machine_has_nothing_to_do(tmp_path: Path, info: dict[str, Any]) ->
 
 def test_no_engine_fails_with_the_errors_own_way_out() -> None:
     error = EngineError("no Docker engine", why="nothing at the socket", way_out="--setup-engine")
-    found = by_name(diagnose(error, gpus=NO_GPU))
+    found = by_name(diagnose(error, gpus=NO_GPU, disk_bytes=1))
     assert found["engine"].status == "fail"
     assert "nothing at the socket" in found["engine"].detail
     assert found["engine"].way_out == "--setup-engine"
@@ -81,7 +81,7 @@ def test_little_disk_warns_with_both_figures(tmp_path: Path, info: dict[str, Any
 
 
 def test_remote_engines_disk_is_not_known(info: dict[str, Any]) -> None:
-    check = by_name(diagnose(make(None), gpus=NO_GPU))["disk"]
+    check = by_name(diagnose(make(None), gpus=NO_GPU, disk_bytes=1))["disk"]
     assert check.status == "warn"
     assert "not on this machine" in check.detail
 
@@ -108,5 +108,5 @@ def test_old_driver_fails_with_the_least_version(tmp_path: Path, info: dict[str,
 
 
 def test_checks_are_plain_data(tmp_path: Path, info: dict[str, Any]) -> None:
-    rows = [check.as_dict() for check in diagnose(make(tmp_path), gpus=NO_GPU)]
+    rows = [check.as_dict() for check in diagnose(make(tmp_path), gpus=NO_GPU, disk_bytes=1)]
     assert all(set(row) == {"name", "status", "detail", "way_out"} for row in rows)
