@@ -25,7 +25,8 @@ from pathlib import Path
 
 from tfslim.slim.apply import Outcome, apply_plan
 from tfslim.slim.archs import parse_targets
-from tfslim.slim.plan import make_plan
+from tfslim.slim.planning import make_plan
+from tfslim.slim.rules import make_policy
 
 SAMPLE_SECONDS = 0.1
 LISTED_BYTES = 5_000_000
@@ -84,7 +85,7 @@ def child(tree: Path, arch: str) -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     start = time.monotonic()
-    plan = make_plan(tree, parse_targets(arch), "arch")
+    plan = make_plan(tree, make_policy("arch", parse_targets(arch)))
     planned = time.monotonic()
     outcome = apply_plan(plan, tree)
     end = time.monotonic()

@@ -191,6 +191,10 @@ def inspect_verb(common: _Common, source: str, cuda_arch: str | None) -> None:
     default=None,
     help="Keep one PTX for newer GPUs; by default only for all-major.",
 )
+@click.option(
+    "--keep", multiple=True, metavar="RULE", help="Do not follow this rule; --explain names them."
+)
+@click.option("--also", multiple=True, metavar="RULE", help="Follow this optional rule, too.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="New folder, or archive.")
 @click.option("-t", "--tag", help="Reference of the new image.")
 @click.option("--in-place", is_flag=True, help="Change the folder itself, file by file.")

@@ -16,8 +16,10 @@ from tfslim.images.rewrite import Rewriting, Rewritten
 from tfslim.images.slim_image import plan_image, slim_image
 from tfslim.slim import plan as plans
 from tfslim.slim.apply import Outcome, apply_plan
-from tfslim.slim.archs import Targets, parse_targets
-from tfslim.slim.plan import Plan, make_plan
+from tfslim.slim.archs import parse_targets
+from tfslim.slim.plan import Plan
+from tfslim.slim.planning import make_plan
+from tfslim.slim.rules import Policy, make_policy
 from tfslim.ui import Ui, human_bytes
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class Request:
         cuda_arch: GPUs to serve, as `--cuda-arch` takes them; None for profiles that need none.
         profile: Name of the rules.
         keep_ptx: Keep one PTX for GPUs not named; None follows the GPUs' own default.
+        keep: Words of rules that are not followed.
+        also: Words of optional rules that are.
         saved_plan: A plan saved earlier, in place of a new one.
         output: New folder (from a folder) or archive (from an image).
         tag: Reference of the new image.
@@ -47,6 +51,8 @@ class Request:
     cuda_arch: str | None
     profile: str
     keep_ptx: bool | None = None
+    keep: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     saved_plan: Path | None = None
     output: Path | None = None
     tag: str | None = None
@@ -54,10 +60,19 @@ class Request:
     compression: Literal["zstd", "gzip"] = "zstd"
     level: int | None = None
 
-    @property
-    def targets(self) -> Targets | None:
-        """The GPUs to serve."""
-        return parse_targets(self.cuda_arch) if self.cuda_arch else None
+    def policy(self) -> Policy:
+        """Return the rules to follow.
+
+        Raises:
+            TfslimError: See `archs.parse_targets` and `rules.make_policy`.
+        """
+        return make_policy(
+            self.profile,
+            parse_targets(self.cuda_arch) if self.cuda_arch else None,
+            keep_ptx=self.keep_ptx,
+            keep=self.keep,
+            also=self.also,
+        )
 
     @property
     def is_tree(self) -> bool:
@@ -82,17 +97,8 @@ def dry_run(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Pla
         TfslimError: The source cannot be read, or the request cannot be met.
     """
     if request.is_tree:
-        return make_plan(
-            Path(request.source), request.targets, request.profile, request.keep_ptx, ui=ui
-        )
-    return plan_image(
-        request.source,
-        targets=request.targets,
-        profile=request.profile,
-        keep_ptx=request.keep_ptx,
-        client=client,
-        ui=ui,
-    )
+        return make_plan(Path(request.source), request.policy(), ui=ui)
+    return plan_image(request.source, policy=request.policy(), client=client, ui=ui)
 
 
 def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Result:
@@ -110,7 +116,7 @@ def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Res
                 way_out="Or look first: --dry-run.",
             )
         tree = Path(request.source)
-        plan = saved or make_plan(tree, request.targets, request.profile, request.keep_ptx, ui=ui)
+        plan = saved or make_plan(tree, request.policy(), ui=ui)
         outcome = apply_plan(plan, tree, request.output, ui=ui)
         return Result(plan=plan, outcome=outcome, image=None)
     if not request.tag or request.in_place:
@@ -127,10 +133,7 @@ def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Res
             compression=request.compression,
             level=request.level,
         ),
-        targets=request.targets,
-        profile=request.profile,
-        keep_ptx=request.keep_ptx,
-        plan=saved,
+        what=saved or request.policy(),
         client=client,
         ui=ui,
     )
@@ -177,6 +180,8 @@ def dockerfile_stage(request: Request) -> str:
         options = f"--cuda-arch {request.cuda_arch} {options}"
     if request.keep_ptx is not None:
         options += " --keep-ptx" if request.keep_ptx else " --no-keep-ptx"
+    options += "".join(f" --keep {word}" for word in request.keep)
+    options += "".join(f" --also {word}" for word in request.also)
     return f"""\
 # Give the checkout of tfslim to the build as a context of that name:
 #   docker buildx build --build-context tfslim=path/to/tfslim …

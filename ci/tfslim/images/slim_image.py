@@ -11,13 +11,13 @@ from tfslim import __version__
 from tfslim.images.opened import unpacked_image
 from tfslim.images.rewrite import Rewriting, Rewritten, rewrite_image
 from tfslim.slim.apply import Outcome, apply_plan
-from tfslim.slim.plan import Plan, make_plan
+from tfslim.slim.plan import Plan
+from tfslim.slim.planning import make_plan
+from tfslim.slim.rules import Policy
 from tfslim.ui import Ui
 
 if TYPE_CHECKING:
     from docker import DockerClient
-
-    from tfslim.slim.archs import Targets
 
 __all__ = ["SlimmedImage", "plan_image", "slim_image"]
 
@@ -43,9 +43,7 @@ class SlimmedImage:
 def plan_image(
     source: str,
     *,
-    targets: Targets | None,
-    profile: str,
-    keep_ptx: bool | None = None,
+    policy: Policy,
     client: Callable[[], DockerClient],
     scratch: Path | None = None,
     ui: Ui | None = None,
@@ -54,28 +52,23 @@ def plan_image(
 
     Args:
         source: An OCI layout folder, a docker or OCI archive, or an image reference.
-        targets: GPUs to serve.
-        profile: Name of the rules.
-        keep_ptx: See `slim.plan.make_plan`.
+        policy: What may go, and what must stay served.
         client: Gives the engine; called only for an image reference.
         scratch: Folder for the unpacked image.
         ui: Shows progress.
 
     Raises:
-        TfslimError: See `rewrite.unpacked_image` and `slim.plan.make_plan`.
+        TfslimError: See `rewrite.unpacked_image` and `slim.planning.make_plan`.
     """
     with unpacked_image(source, client=client, scratch=scratch, ui=ui) as opened:
-        return make_plan(opened.tree.root, targets, profile, keep_ptx, ui=ui)
+        return make_plan(opened.tree.root, policy, ui=ui)
 
 
 def slim_image(
     source: str,
     how: Rewriting,
     *,
-    targets: Targets | None,
-    profile: str,
-    keep_ptx: bool | None = None,
-    plan: Plan | None = None,
+    what: Policy | Plan,
     client: Callable[[], DockerClient],
     ui: Ui | None = None,
 ) -> SlimmedImage:
@@ -85,19 +78,16 @@ def slim_image(
         source: An OCI layout folder, a docker or OCI archive, or an image reference.
         how: Name, place and compression of the new image; labels that say what it serves are
             added to its own.
-        targets: GPUs to serve.
-        profile: Name of the rules.
-        keep_ptx: See `slim.plan.make_plan`.
-        plan: A plan saved earlier for the same image, in place of a new one.
+        what: What may go; or a plan saved earlier for the same image.
         client: Gives the engine, where one is needed.
         ui: Shows progress.
 
     Raises:
-        TfslimError: See `rewrite.rewrite_image`, `slim.plan.make_plan` and `slim.apply.apply_plan`.
+        TfslimError: See `rewrite.rewrite_image`, `planning.make_plan` and `apply.apply_plan`.
     """
 
     def edit(tree: Path) -> tuple[Plan, Outcome]:
-        made = plan or make_plan(tree, targets, profile, keep_ptx, ui=ui)
+        made = what if isinstance(what, Plan) else make_plan(tree, what, ui=ui)
         return made, apply_plan(made, tree, ui=ui)
 
     rewritten, (made, outcome) = rewrite_image(

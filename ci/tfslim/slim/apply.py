@@ -23,8 +23,9 @@ from tfslim.errors import DiskError, InputError, SlimError, VerifyError
 from tfslim.slim import layout, verify
 from tfslim.slim.elf import PAGE, Elf, FormatRefusedError
 from tfslim.slim.layout import Piece
-from tfslim.slim.plan import FilePlan, Plan, TreeFile, sha256, tree_files
+from tfslim.slim.plan import FilePlan, Plan
 from tfslim.slim.pool import Pool
+from tfslim.slim.tree import TreeFile, sha256, tree_files
 from tfslim.ui import Ui, human_bytes
 
 __all__ = ["FileOutcome", "Outcome", "apply_plan"]

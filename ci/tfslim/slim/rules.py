@@ -1,11 +1,14 @@
 """Policy as data: what each profile may remove, why, at what risk, and how it is proved.
 
 The rules stand in `rules/<profile>.yaml`; a profile extends another, so that profiles are a ladder.
+A `Policy` is a profile as it is used: with what the user keeps taken out, and the GPUs to serve.
 """
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
+from collections.abc import Collection
+from dataclasses import dataclass
+from fnmatch import fnmatch, fnmatchcase
 from functools import cache
 from importlib import resources
 from pathlib import PurePosixPath
@@ -14,15 +17,20 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from tfslim.errors import ConfigError
+from tfslim.errors import ConfigError, SlimError
+from tfslim.slim.archs import Targets
+from tfslim.slim.trace import Trace
 
 __all__ = [
     "DuplicateRule",
     "FileRule",
     "GpuRule",
+    "Policy",
     "Profile",
+    "Rule",
     "SectionRule",
     "load_profile",
+    "make_policy",
     "profile_names",
 ]
 
@@ -34,17 +42,39 @@ class _Rule(BaseModel):
 
     Attributes:
         id: Its name in plans and explanations.
+        keep: What `--keep` calls it; several rules may share the word.
+        optional: Followed only when `--also` names it.
+        unless_ops: Patterns of TensorFlow op types ("*FFT*") that need what it removes. Such a rule
+            is followed only with a trace, and only if the trace reached none of them.
         why: Why what it removes is not needed.
         risk: What someone could still notice.
         proof: How it is shown, for each file, that nothing else changed.
+        gpu: Where it was proved on a GPU: "proved on <GPU, driver, date>" or "not proved on a GPU".
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", alias_generator=lambda name: name.replace("_", "-")
+    )
 
     id: str
+    keep: str
+    optional: bool = False
+    unless_ops: tuple[str, ...] = ()
     why: str
     risk: str
     proof: str
+    gpu: str = "not proved on a GPU"
+
+    def wanted(self, keep: Collection[str], also: Collection[str], trace: Trace | None) -> bool:
+        """True when the rule is followed, given what the user said and what the models reach."""
+        if self.keep in keep or (self.optional and self.keep not in also):
+            return False
+        return not self.unless_ops or (trace is not None and not self.needed_by(trace.ops))
+
+    def needed_by(self, ops: Collection[str]) -> tuple[str, ...]:
+        """Return those op types that need what the rule removes, sorted."""
+        patterns = self.unless_ops
+        return tuple(sorted(op for op in ops if any(fnmatchcase(op, one) for one in patterns)))
 
 
 def _matches(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
@@ -110,6 +140,11 @@ class Profile(BaseModel):
     rules: tuple[Rule, ...]
 
     @property
+    def keep_names(self) -> tuple[str, ...]:
+        """What `--keep` and `--also` can name."""
+        return tuple(sorted({rule.keep for rule in self.rules}))
+
+    @property
     def section_rules(self) -> tuple[SectionRule, ...]:
         """The rules that remove sections."""
         return tuple(rule for rule in self.rules if isinstance(rule, SectionRule))
@@ -156,3 +191,75 @@ def load_profile(name: str) -> Profile:
     own = Profile.model_validate(yaml.safe_load(text))
     inherited = load_profile(own.extends).rules if own.extends else ()
     return own.model_copy(update={"rules": inherited + own.rules})
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may go from a tree: a profile's rules as they are followed, and what must stay served.
+
+    Attributes:
+        profile: The profile, with the rules that are followed and no others.
+        targets: GPUs to serve; None where GPU code is not touched.
+        keep_ptx: Whether one PTX is kept for GPUs not named.
+        keep: What the user keeps, and
+        also: what the user lets go beyond the profile's defaults, by the rules' `keep` words.
+        trace: What the models that must work were seen to reach; None where none was traced.
+    """
+
+    profile: Profile
+    targets: Targets | None
+    keep_ptx: bool
+    keep: tuple[str, ...]
+    also: tuple[str, ...]
+    trace: Trace | None
+
+    @property
+    def sms(self) -> tuple[int, ...]:
+        """Compute capabilities to serve; empty where GPU code is not touched."""
+        return self.targets.sms if self.targets and self.profile.gpu_rule else ()
+
+
+def make_policy(
+    profile: str,
+    targets: Targets | None = None,
+    *,
+    keep_ptx: bool | None = None,
+    keep: Collection[str] = (),
+    also: Collection[str] = (),
+    trace: Trace | None = None,
+) -> Policy:
+    """Return a profile as it is to be followed.
+
+    Args:
+        profile: Name of a profile in `rules/`.
+        targets: GPUs to serve; required by profiles that remove GPU code.
+        keep_ptx: Keep one PTX for GPUs not named; None follows the targets' own default.
+        keep: `keep` words of rules that are not followed.
+        also: `keep` words of optional rules that are followed.
+        trace: What the models reach; rules that depend on it are followed only with one.
+
+    Raises:
+        ConfigError: There is no such profile, or no rule with such a word.
+        SlimError: The profile needs targets or a trace, and none are given.
+    """
+    whole = load_profile(profile)
+    unknown = sorted({*keep, *also} - set(whole.keep_names))
+    if unknown:
+        raise ConfigError(
+            f"profile {profile!r} has no rule called {', '.join(map(repr, unknown))}",
+            way_out=f"Its rules: {', '.join(whole.keep_names)}.",
+        )
+    if whole.gpu_rule is not None and targets is None:
+        raise SlimError(
+            f"profile {profile!r} removes GPU code, and no GPU was named",
+            way_out="Add --cuda-arch, for instance --cuda-arch 90, or use --profile safe.",
+        )
+    followed = tuple(rule for rule in whole.rules if rule.wanted(keep, also, trace))
+    return Policy(
+        profile=whole.model_copy(update={"rules": followed}),
+        targets=targets,
+        keep_ptx=keep_ptx if keep_ptx is not None else bool(targets and targets.keep_ptx),
+        keep=tuple(sorted(keep)),
+        also=tuple(sorted(also)),
+        trace=trace,
+    )

@@ -22,7 +22,9 @@ import pytest
 from tfslim.slim import scan
 from tfslim.slim.apply import Outcome, apply_plan
 from tfslim.slim.archs import parse_targets
-from tfslim.slim.plan import Plan, make_plan
+from tfslim.slim.plan import Plan
+from tfslim.slim.planning import make_plan
+from tfslim.slim.rules import make_policy
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +64,7 @@ def slimmed(
     """The stock tree with profile arch for sm_90, made in place on a copy of hard links."""
     tree = tmp_path_factory.mktemp("slim") / "tree"
     subprocess.run(["cp", "-al", str(stock), str(tree)], check=True)
-    plan = make_plan(tree, parse_targets("90"), "arch")
+    plan = make_plan(tree, make_policy("arch", parse_targets("90")))
     yield tree, plan, apply_plan(plan, tree)
     shutil.rmtree(tree)
 
@@ -100,7 +102,7 @@ def test_what_is_left_serves_the_gpu(slimmed: tuple[Path, Plan, Outcome]) -> Non
 
 def test_a_second_run_finds_nothing(slimmed: tuple[Path, Plan, Outcome]) -> None:
     tree, _, _ = slimmed
-    assert make_plan(tree, parse_targets("90"), "arch").files == ()
+    assert make_plan(tree, make_policy("arch", parse_targets("90"))).files == ()
 
 
 def run_python(tree: Path, code: str, *, driver: Path | None = None) -> str:

@@ -15,6 +15,7 @@ from tfslim.images.layer_table import Look
 from tfslim.images.rewrite import Rewriting
 from tfslim.images.slim_image import plan_image, slim_image
 from tfslim.slim.archs import Targets
+from tfslim.slim.rules import make_policy
 
 SITE = "opt/venv/lib/python3.13/site-packages"
 LAUNCHER = f"{SITE}/pip/_vendor/distlib/t64.exe"
@@ -35,7 +36,7 @@ def archive(tmp_path: Path) -> Path:
 def test_files_that_the_profile_names_are_gone_and_the_image_says_so(tmp_path: Path) -> None:
     output = tmp_path / "slim.tar"
     how = Rewriting(name="demo:slim", output=output, labels={"own": "1"})
-    done = slim_image(str(archive(tmp_path)), how, targets=None, profile="safe", client=no_engine)
+    done = slim_image(str(archive(tmp_path)), how, what=make_policy("safe"), client=no_engine)
     assert done.rewritten.removed == [LAUNCHER]
     assert done.outcome.error() is None
     assert done.rewritten.disk_bytes_before - done.rewritten.disk_bytes_after == 50_002
@@ -50,7 +51,7 @@ def test_files_that_the_profile_names_are_gone_and_the_image_says_so(tmp_path: P
 def test_architectures_served_are_a_label(tmp_path: Path) -> None:
     how = Rewriting(name="demo:slim", output=tmp_path / "slim.tar")
     targets = Targets((80, 90), "80,90")
-    slim_image(str(archive(tmp_path)), how, targets=targets, profile="arch", client=no_engine)
+    slim_image(str(archive(tmp_path)), how, what=make_policy("arch", targets), client=no_engine)
     labels = read_archive(how.output, Look(), name="s").config["config"]["Labels"]  # type: ignore[arg-type]
     assert labels["io.tfslim.cuda-archs"] == "80,90"
     assert labels["io.tfslim.keep-ptx"] == "false"
@@ -61,25 +62,25 @@ def test_a_second_run_changes_no_layer(tmp_path: Path) -> None:
     source = archive(tmp_path)
     for output in outputs:
         how = Rewriting(name="demo:slim", output=output)
-        done = slim_image(str(source), how, targets=None, profile="safe", client=no_engine)
+        done = slim_image(str(source), how, what=make_policy("safe"), client=no_engine)
         source = output
     assert not any(layer.rewritten for layer in done.rewritten.layers)
 
 
 def test_dry_run_names_the_same_removals_and_writes_nothing(tmp_path: Path) -> None:
     source = archive(tmp_path)
-    plan = plan_image(str(source), targets=None, profile="safe", client=no_engine)
+    plan = plan_image(str(source), policy=make_policy("safe"), client=no_engine)
     assert [item.path for item in plan.files] == [LAUNCHER]
     assert list(tmp_path.iterdir()) == [source]
 
 
 def test_saved_plan_is_refused_for_another_image(tmp_path: Path) -> None:
-    plan = plan_image(str(archive(tmp_path)), targets=None, profile="safe", client=no_engine)
+    plan = plan_image(str(archive(tmp_path)), policy=make_policy("safe"), client=no_engine)
     other = make.build([make.layer(make.Entry(LAUNCHER, b"MZ" + bytes(60_000)))])
     source = make.oci_archive(tmp_path / "other.tar", other)
     how = Rewriting(name="demo:slim", output=tmp_path / "slim.tar")
     with pytest.raises(SlimError):
-        slim_image(str(source), how, targets=None, profile="safe", plan=plan, client=no_engine)
+        slim_image(str(source), how, what=plan, client=no_engine)
     assert not (tmp_path / "slim.tar").exists()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from tfslim.slim.plan import FilePlan, TreeFile, plan_file
+from tfslim.slim.draft import plan_file
+from tfslim.slim.plan import FilePlan
 from tfslim.slim.rules import load_profile
+from tfslim.slim.tree import TreeFile
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "slim"
 LIBRARIES = tuple(sorted(path.name for path in FIXTURES.glob("*.so")))

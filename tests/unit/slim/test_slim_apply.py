@@ -18,12 +18,14 @@ from tfslim.slim import apply, fatbin, scan
 from tfslim.slim import plan as plans
 from tfslim.slim.apply import Outcome, apply_plan
 from tfslim.slim.archs import parse_targets
+from tfslim.slim.planning import make_plan
+from tfslim.slim.rules import make_policy
 
 GPU = "libwrapped.so"
 
 
 def make(tree: Path, arch: str = "90") -> plans.Plan:
-    return plans.make_plan(tree, parse_targets(arch), "arch")
+    return make_plan(tree, make_policy("arch", parse_targets(arch)))
 
 
 def architectures(path: Path) -> set[int]:

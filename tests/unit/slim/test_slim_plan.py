@@ -11,12 +11,14 @@ from synthetic import CUBIN, Library, container, entry
 from tfslim.errors import InputError, SlimError
 from tfslim.slim import plan as plans
 from tfslim.slim.archs import parse_targets
+from tfslim.slim.planning import make_plan
+from tfslim.slim.rules import make_policy
 
 GPU = "libwrapped.so"
 
 
 def make(tree: Path, arch: str = "90", profile: str = "arch", **options: bool) -> plans.Plan:
-    return plans.make_plan(tree, parse_targets(arch), profile, **options)
+    return make_plan(tree, make_policy(profile, parse_targets(arch), **options))
 
 
 def test_a_plan_changes_nothing_and_is_the_same_each_time(tree: Path) -> None:
@@ -46,14 +48,14 @@ def test_explain_says_what_how_much_by_which_rule_why_and_how_proved(tree: Path)
 
 
 def test_profile_safe_needs_no_gpu_and_keeps_all_gpu_code(tree: Path) -> None:
-    plan = plans.make_plan(tree, None, "safe")
+    plan = make_plan(tree, make_policy("safe"))
     assert plan.targets == ()
     assert {r.rule for f in plan.files for r in f.removals} == {"symbol-tables"}
 
 
 def test_profile_arch_without_a_gpu_is_refused(tree: Path) -> None:
     with pytest.raises(SlimError) as caught:
-        plans.make_plan(tree, None, "arch")
+        make_plan(tree, make_policy("arch"))
     assert "--cuda-arch" in caught.value.way_out
 
 
@@ -145,4 +147,4 @@ def test_unknown_code_stays_and_is_counted(tree: Path) -> None:
 def test_many_processes_plan_the_same_as_one(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = make(tree)
     monkeypatch.setattr("tfslim.slim.pool._INLINE_BYTES", 0)
-    assert plans.make_plan(tree, parse_targets("90"), "arch", jobs=2) == one
+    assert make_plan(tree, make_policy("arch", parse_targets("90")), jobs=2) == one

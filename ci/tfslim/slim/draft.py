@@ -1,0 +1,136 @@
+"""The cuts of one ELF file: its rules applied to what is found in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from tfslim.slim import layout, scan
+from tfslim.slim.choice import Choice
+from tfslim.slim.cuts import FileCuts
+from tfslim.slim.elf import ET_DYN, ET_EXEC, PT_INTERP, Elf, FormatRefusedError
+from tfslim.slim.plan import FilePlan, Note, Removal
+from tfslim.slim.rules import GpuRule, Profile
+from tfslim.slim.tree import TreeFile, sha256
+
+__all__ = ["plan_file"]
+
+_PROGRAMS: Final = (ET_DYN, ET_EXEC)
+
+
+def plan_file(
+    tree: Path, item: TreeFile, rules: Profile, sms: Sequence[int], *, keep_ptx: bool
+) -> tuple[FilePlan | None, tuple[Note, ...]]:
+    """Plan one ELF file.
+
+    Returns:
+        What happens to it (None: nothing), and what was left alone and why.
+    """
+    name = item.names[0]
+    try:
+        with Elf(item.at(tree)) as elf:
+            draft = _Draft(elf, name, rules, sms, keep_ptx=keep_ptx)
+            if draft.cuts == FileCuts():
+                return None, tuple(draft.notes)
+            after = layout.lay_out(elf, draft.cuts).size
+    except FormatRefusedError as refusal:
+        return None, (Note(path=name, bytes=0, why=str(refusal)),)
+    if after >= item.size:
+        return None, tuple(draft.notes)
+    planned = FilePlan(
+        path=name,
+        links=item.names[1:],
+        size=item.size,
+        sha256=sha256(item.at(tree)),
+        action="rewrite",
+        after=after,
+        cuts=draft.cuts,
+        removals=tuple(draft.removals),
+    )
+    return planned, tuple(draft.notes)
+
+
+class _Draft:
+    """The cuts of one file as they are decided, with their summary and what is left alone."""
+
+    def __init__(
+        self, elf: Elf, name: str, rules: Profile, sms: Sequence[int], *, keep_ptx: bool
+    ) -> None:
+        self._elf = elf
+        self._name = name
+        self.notes: list[Note] = []
+        self.removals: list[Removal] = []
+        sections = self._sections(rules)
+        self.cuts = FileCuts(sections=sections)
+        if rules.gpu_rule is not None:
+            self._gpu(rules.gpu_rule, sms, keep_ptx=keep_ptx)
+
+    def _note(self, size: int, why: str) -> None:
+        self.notes.append(Note(path=self._name, bytes=size, why=why))
+
+    def _sections(self, rules: Profile) -> tuple[int, ...]:
+        """Choose the sections to drop; none of them where one cannot be dropped."""
+        chosen: dict[int, str] = {}
+        for rule in rules.section_rules:
+            if not rule.applies(PurePosixPath(self._name)) or self._elf.type not in _PROGRAMS:
+                continue
+            for index, section in enumerate(self._elf.sections):
+                if not section.alloc and rule.matches(section.name):
+                    chosen.setdefault(index, rule.id)
+        if not chosen:
+            return ()
+        total = sum(self._elf.sections[index].size for index in chosen)
+        if refusal := layout.strip_refusal(self._elf, sorted(chosen)):
+            self._note(total, f"symbol tables stay: {refusal}")
+            return ()
+        for index, rule_id in sorted(chosen.items()):
+            section = self._elf.sections[index]
+            self.removals.append(
+                Removal(rule=rule_id, what=section.name, count=1, bytes=section.size)
+            )
+        return tuple(sorted(chosen))
+
+    def _gpu(self, rule: GpuRule, sms: Sequence[int], *, keep_ptx: bool) -> None:
+        found = scan.scan_elf(self._elf)
+        for item in found.unexplained:
+            self._note(item.size, f"{item.region}: {item.why}")
+        if not found.has_gpu_code:
+            return
+        if refusal := _unmappable(self._elf):
+            self._note(sum(found.bytes_by.values()), refusal)
+            return
+        choice = Choice(self._elf, found, sms, keep_ptx=keep_ptx)
+        if not choice.dropped:
+            return
+        self.cuts = self.cuts.model_copy(
+            update={
+                "containers": choice.containers,
+                "placeholder": choice.placeholder,
+                "host": choice.host,
+                "spans": choice.spans,
+            }
+        )
+        self.removals += _summed(rule.id, choice.dropped)
+
+
+def _unmappable(elf: Elf) -> str:
+    """Return why a file with GPU code cannot be laid out anew; empty when it can."""
+    if elf.type != ET_DYN or any(segment.type == PT_INTERP for segment in elf.segments):
+        return "a program, which the kernel maps by itself; only libraries are rewritten"
+    return "" if elf.sections else "no section table"
+
+
+def _summed(rule: str, dropped: Iterable[tuple[str, int, str, int]]) -> list[Removal]:
+    count: Counter[tuple[str, int, str]] = Counter()
+    size: Counter[tuple[str, int, str]] = Counter()
+    for what, sm, region, length in dropped:
+        count[what, sm, region] += 1
+        size[what, sm, region] += length
+    return [
+        Removal(
+            rule=rule, what=key[0], arch=key[1], region=key[2], count=count[key], bytes=size[key]
+        )
+        for key in sorted(count)
+    ]

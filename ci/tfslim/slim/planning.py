@@ -1,0 +1,168 @@
+"""Make a plan: look at every file of a tree and ask the rules what would go. Reads only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from tfslim.errors import InputError
+from tfslim.slim import scan
+from tfslim.slim.draft import plan_file
+from tfslim.slim.plan import FilePlan, Note, Plan, Removal
+from tfslim.slim.pool import Pool
+from tfslim.slim.rules import Policy, Profile
+from tfslim.slim.tree import TreeFile, sha256, tree_files
+from tfslim.ui import Ui
+
+__all__ = ["make_plan"]
+
+# No ELF file with anything to take out of it is smaller (bytes).
+_SMALLEST: Final = 1024
+# Small files that one process compares at a time.
+_BATCH: Final = 1000
+
+
+def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | None = None) -> Plan:
+    """Look at every file of a tree and say what would go. Nothing is changed.
+
+    Args:
+        tree: A folder: a venv, an unpacked root file system.
+        policy: What may go, and what must stay served.
+        ui: Where progress is shown.
+        jobs: Processes to use; None for one per CPU.
+
+    Raises:
+        InputError: The tree is not a folder.
+    """
+    if not tree.is_dir():
+        raise InputError(
+            f"{tree} is not a folder", way_out="Give a venv or an unpacked file system."
+        )
+    rules = policy.profile
+    with Pool(ui or Ui(quiet=True), jobs) as pool:
+        files = tree_files(tree)
+        whole = [planned for item in files if (planned := _plan_whole(tree, item, rules))]
+        whole += _plan_duplicates(tree, files, rules, pool)
+        gone = {item.path for item in whole}
+        work = [
+            _Work(tree, item, rules, policy.sms, policy.keep_ptx)
+            for item in files
+            if item.names[0] not in gone and item.size >= _SMALLEST and scan.is_elf(item.at(tree))
+        ]
+        results = pool.run(
+            f"Planning {tree}",
+            _plan_work,
+            work,
+            sizes=[item.file.size for item in work],
+            names=[item.file.names[0] for item in work],
+        )
+    planned_files = [*whole, *(planned for planned, _ in results if planned is not None)]
+    return Plan(
+        profile=rules.profile,
+        keep=policy.keep,
+        also=policy.also,
+        targets=policy.sms,
+        keep_ptx=policy.keep_ptx,
+        tree_bytes=sum(item.size for item in files),
+        files=tuple(sorted(planned_files, key=lambda item: item.path)),
+        notes=tuple(sorted((n for _, notes in results for n in notes), key=lambda note: note.path)),
+    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one process needs to plan one file."""
+
+    tree: Path
+    file: TreeFile
+    rules: Profile
+    sms: tuple[int, ...]
+    keep_ptx: bool
+
+
+def _plan_whole(tree: Path, item: TreeFile, rules: Profile) -> FilePlan | None:
+    """Return the plan to delete a file, if a rule says so for all of its names."""
+    for rule in rules.file_rules:
+        if all(rule.matches(PurePosixPath(name)) for name in item.names):
+            removal = Removal(rule=rule.id, what="file", count=1, bytes=item.size)
+            return FilePlan(
+                path=item.names[0],
+                links=item.names[1:],
+                size=item.size,
+                sha256=sha256(item.at(tree)),
+                action="delete",
+                after=0,
+                removals=(removal,),
+            )
+    return None
+
+
+def _plan_duplicates(
+    tree: Path, files: Sequence[TreeFile], rules: Profile, pool: Pool
+) -> list[FilePlan]:
+    """Return the plans for files that have the content, owner and rights of an earlier one."""
+    planned: list[FilePlan] = []
+    for rule in rules.duplicate_rules:
+        candidates = _of_equal_size(
+            item
+            for item in files
+            if item.size and all(rule.matches(PurePosixPath(name)) for name in item.names)
+        )
+        batches = [
+            [(item.at(tree), item) for item in candidates[start : start + _BATCH]]
+            for start in range(0, len(candidates), _BATCH)
+        ]
+        identities = pool.run(
+            "Comparing headers",
+            _identities,
+            batches,
+            sizes=[sum(item.size for _, item in batch) for batch in batches],
+            names=[batch[0][1].names[0] for batch in batches],
+        )
+        planned += _linked(candidates, [one for batch in identities for one in batch], rule.id)
+    return planned
+
+
+def _of_equal_size(files: Iterable[TreeFile]) -> list[TreeFile]:
+    """Return the files that are not the only one of their size, in their order."""
+    listed = list(files)
+    count = Counter(item.size for item in listed)
+    return [item for item in listed if count[item.size] > 1]
+
+
+# Content and everything else that must be the same for two files to become one.
+_Identity = tuple[str, int, int, int]
+
+
+def _identities(batch: Sequence[tuple[Path, TreeFile]]) -> list[_Identity]:
+    found: list[_Identity] = []
+    for path, _ in batch:
+        status = path.lstat()
+        found.append((sha256(path), status.st_mode, status.st_uid, status.st_gid))
+    return found
+
+
+def _linked(
+    files: Sequence[TreeFile], identities: Sequence[_Identity], rule: str
+) -> Iterator[FilePlan]:
+    first: dict[_Identity, str] = {}
+    for item, identity in zip(files, identities, strict=True):
+        kept = first.setdefault(identity, item.names[0])
+        if kept != item.names[0]:
+            yield FilePlan(
+                path=item.names[0],
+                links=item.names[1:],
+                size=item.size,
+                sha256=identity[0],
+                action="link",
+                after=0,
+                same_as=kept,
+                removals=(Removal(rule=rule, what="copy", count=1, bytes=item.size),),
+            )
+
+
+def _plan_work(work: _Work) -> tuple[FilePlan | None, tuple[Note, ...]]:
+    return plan_file(work.tree, work.file, work.rules, work.sms, keep_ptx=work.keep_ptx)
