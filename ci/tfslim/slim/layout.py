@@ -9,7 +9,7 @@ file, and the segment around them is split so that the loader supplies the zeros
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -35,6 +35,7 @@ from tfslim.slim.elf import (
     Segment,
 )
 from tfslim.slim.fatbin import Container, Entry
+from tfslim.slim.pieces import Piece, overlay, without
 
 __all__ = ["MAX_HOLES", "MIN_HOLE", "Layout", "Piece", "lay_out", "strip_refusal"]
 
@@ -50,34 +51,6 @@ _SHT_RELOCATIONS: Final = (4, 9)
 
 
 _Kept = tuple[Container, ContainerCut, tuple[Entry, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A run of bytes of the edited file.
-
-    Attributes:
-        at: Offset in the edited file, before cuts.
-        length: Bytes.
-        source: Offset in the original to copy from; or the bytes themselves; None for zeros.
-    """
-
-    at: int
-    length: int
-    source: int | bytes | None
-
-    @property
-    def end(self) -> int:
-        """Offset just after the piece."""
-        return self.at + self.length
-
-    def part(self, start: int, end: int) -> Piece:
-        """Return the piece from `start` to `end`."""
-        skip = start - self.at
-        source = self.source
-        if isinstance(source, bytes):
-            return Piece(start, end - start, source[skip : end - self.at])
-        return Piece(start, end - start, None if source is None else source + skip)
 
 
 @dataclass(frozen=True)
@@ -110,13 +83,13 @@ def lay_out(elf: Elf, cuts: FileCuts) -> Layout:
     if cuts.sections and (refusal := strip_refusal(elf, cuts.sections)):
         raise FormatRefusedError(refusal)
     edits, moved = _edit(elf, cuts)
-    edited = _overlay([Piece(0, elf.loaded_end, 0)], edits)
+    edited = overlay([Piece(0, elf.loaded_end, 0)], edits)
     runs = list(_zero_runs(elf, edited))
     shape = _Shape(elf, _holes(elf, runs), runs)
     tail = _Tail(elf, cuts.sections, shape)
     patches = [*_redirected(elf, moved), *shape.patches(), *tail.patches()]
     patches.append(Piece(0, FILE_HEADER.size, _file_header(elf, shape, tail)))
-    body = _without(_overlay(edited, patches), shape.holes)
+    body = without(overlay(edited, patches), shape.holes)
     pieces = (*body, *tail.pieces)
     size = sum(piece.length for piece in pieces)
     return Layout(pieces, size, shape.holes, moved)
@@ -534,7 +507,7 @@ class _Tail:
             headers = b"".join(self._header(section) for section in elf.sections)
             table = [Piece(elf.shoff, len(headers), headers)]
         if elf.shoff >= start:
-            self.pieces = _overlay([Piece(start, elf.size - start, start)], table)
+            self.pieces = overlay([Piece(start, elf.size - start, start)], table)
         else:
             self._patches = table
             self.pieces = [Piece(start, elf.size - start, start)] if elf.size > start else []
@@ -600,52 +573,3 @@ def _file_header(elf: Elf, shape: _Shape, tail: _Tail) -> bytes:
         fields[10] = len(shape.segments)
     fields[6], fields[12], fields[13] = tail.shoff, tail.shnum, tail.shstrndx
     return FILE_HEADER.pack(*fields)
-
-
-# --- runs of pieces ---------------------------------------------------------------------------
-
-
-def _overlay(under: Sequence[Piece], over: Iterable[Piece]) -> list[Piece]:
-    """Return `under` with the pieces of `over` in place of what they cover.
-
-    Raises:
-        FormatRefusedError: Two pieces of `over` overlap, or one lies outside.
-    """
-    result: list[Piece] = []
-    limit = under[-1].end if under else 0
-    below = iter(under)
-    current = next(below, None)
-    for piece in sorted((p for p in over if p.length), key=lambda p: p.at):
-        while current is not None and current.end <= piece.at:
-            result.append(current)
-            current = next(below, None)
-        if current is None or current.at > piece.at or piece.end > limit:
-            raise FormatRefusedError("two changes to a file overlap, or one lies outside it")
-        if current.at < piece.at:
-            result.append(current.part(current.at, piece.at))
-        result.append(piece)
-        while current is not None and current.end <= piece.end:
-            current = next(below, None)
-        if current is not None and current.at < piece.end:
-            current = current.part(piece.end, current.end)
-    if current is not None:
-        result.append(current)
-    result.extend(below)
-    return result
-
-
-def _without(pieces: Sequence[Piece], holes: Sequence[tuple[int, int]]) -> Iterator[Piece]:
-    """Yield pieces (contiguous from 0) without the holes."""
-    remaining = iter([*holes, (1 << 63, 1 << 63)])
-    start, end = next(remaining)
-    for piece in pieces:
-        at = piece.at
-        while at < piece.end:
-            if at >= end:
-                start, end = next(remaining)
-            elif at >= start:
-                at = min(end, piece.end)
-            else:
-                stop = min(start, piece.end)
-                yield piece.part(at, stop)
-                at = stop
