@@ -160,8 +160,8 @@ def summary(result: Result) -> list[str]:
     states = Counter(item.state for item in outcome.files)
     lines.append(
         f"{states['verified']} files rewritten and proved, {states['linked']} equal ones made "
-        f"links, {states['deleted']} deleted, {states['restored']} left as they were because "
-        "their proof failed"
+        f"links, {states['deleted']} deleted, {states['replaced'] + states['added']} stand-ins put "
+        f"in place, {states['restored']} left as they were because their proof failed"
     )
     if plan.unexplained_bytes:
         lines.append(f"unexplained: {human_bytes(plan.unexplained_bytes)}, left alone (--explain)")

@@ -14,7 +14,7 @@ import shutil
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict
 from tfslim.errors import DiskError, InputError, SlimError, VerifyError
 from tfslim.slim import layout, verify
 from tfslim.slim.elf import PAGE, Elf, FormatRefusedError
-from tfslim.slim.layout import Piece
-from tfslim.slim.plan import FilePlan, Plan
+from tfslim.slim.pieces import Piece
+from tfslim.slim.plan import Content, FilePlan, Plan
 from tfslim.slim.pool import Pool
 from tfslim.slim.tree import TreeFile, sha256, tree_files
 from tfslim.ui import Ui, human_bytes
@@ -34,6 +34,9 @@ _ASIDE: Final = ".tfslim-aside"
 _COPY_CHUNK: Final = 16 << 20
 # Small files that one process copies at a time.
 _BATCH: Final = 1000
+_NEW_FILE_MODE: Final = 0o644
+# 1980-01-01, the first that every archive format knows: equal runs, equal files.
+_NEW_FILE_TIME_NS: Final = 315_532_800 * 10**9
 # copy_file_range answers so where a file system cannot copy by itself.
 _NO_KERNEL_COPY: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
@@ -49,8 +52,8 @@ class FileOutcome(_Data):
         path: The file, relative to the tree.
         before: Bytes it had.
         after: Bytes it has.
-        state: Rewritten and proved; deleted; made another name of the same content; or restored,
-            which means that it is what it was.
+        state: Rewritten and proved; deleted; made another name of the same content; given other
+            content; made anew; or restored, which means that it is what it was.
         why: What spoke against the new file, where it was restored.
         loader: What the dynamic loader says of a file whose program headers or relocations changed:
             the "same" as of the original; "absent" where this machine has no loader for it. Empty
@@ -60,7 +63,7 @@ class FileOutcome(_Data):
     path: str
     before: int
     after: int
-    state: Literal["verified", "deleted", "linked", "restored"]
+    state: Literal["verified", "deleted", "linked", "replaced", "added", "restored"]
     why: str = ""
     loader: Literal["same", "absent", ""] = ""
 
@@ -142,8 +145,10 @@ def apply_plan(
 
 def _apply_in_place(plan: Plan, tree: Path, pool: Pool) -> list[FileOutcome]:
     _clear_aside(tree)
-    with _times_kept({(tree / item.path).parent for item in plan.files}):
-        return _apply_files(plan, tree, tree, pool)
+    with _times_kept(_folders_above(plan, tree)):
+        files = _apply_files(plan, tree, tree, pool)
+        _remove_emptied(plan, tree)
+    return files
 
 
 def _apply_to_copy(plan: Plan, tree: Path, output: Path, pool: Pool) -> list[FileOutcome]:
@@ -152,8 +157,10 @@ def _apply_to_copy(plan: Plan, tree: Path, output: Path, pool: Pool) -> list[Fil
     with _removed_on_error(draft):
         _copy_rest(plan, tree, draft, pool)
         files = _apply_files(plan, tree, draft, pool)
+        _remove_emptied(plan, draft)
         for source, copy in _folders(tree, draft):
-            shutil.copystat(source, copy, follow_symlinks=False)
+            if copy.exists():
+                shutil.copystat(source, copy, follow_symlinks=False)
         draft.rename(output)
     return files
 
@@ -172,8 +179,8 @@ def _outcome(plan: Plan, tree: Path, files: Sequence[FileOutcome]) -> Outcome:
 
 
 def _check_unchanged(plan: Plan, tree: Path, pool: Pool) -> None:
-    """Refuse unless every planned file has the content that the plan was made for."""
-    work = [(tree / item.path, item.size, item.sha256) for item in plan.files]
+    """Refuse unless every file is the one that was planned for, and the new ones are not there."""
+    work = [(tree, item) for item in plan.files]
     names = [item.path for item in plan.files]
     same = pool.run(
         "Checking that the files are those of the plan",
@@ -191,14 +198,22 @@ def _check_unchanged(plan: Plan, tree: Path, pool: Pool) -> None:
         )
 
 
-def _is_unchanged(work: tuple[Path, int, str]) -> bool:
-    path, size, digest = work
+def _is_unchanged(work: tuple[Path, FilePlan]) -> bool:
+    tree, item = work
+    path = tree / item.path
+    if item.action == "add":
+        folder = path.parent.resolve()
+        return folder.is_dir() and folder.is_relative_to(tree.resolve()) and not _is_there(path)
     try:
         status = path.lstat()
-        regular = stat.S_ISREG(status.st_mode) and status.st_size == size
-        return regular and sha256(path) == digest
+        regular = stat.S_ISREG(status.st_mode) and status.st_size == item.size
+        return regular and sha256(path) == item.sha256
     except OSError:
         return False
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_symlink() or path.exists()
 
 
 def _check_room(plan: Plan, tree: Path, output: Path | None) -> None:
@@ -255,7 +270,26 @@ def _times_kept(folders: Iterable[Path]) -> Iterator[None]:
     times = [(folder, folder.stat()) for folder in folders]
     yield
     for folder, status in times:
-        os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns))
+        if folder.exists():
+            os.utime(folder, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _folders_above(plan: Plan, tree: Path) -> set[Path]:
+    """Return every folder that leads to a planned file, the tree's own included."""
+    return {tree / folder for item in plan.files for folder in PurePosixPath(item.path).parents}
+
+
+def _remove_emptied(plan: Plan, tree: Path) -> None:
+    """Remove the folders that a deletion left empty.
+
+    Python takes an empty folder for a package without code, and would import what is gone.
+    """
+    deleted = [item for item in plan.files if item.action == "delete"]
+    names = {name for item in deleted for name in (item.path, *item.links)}
+    folders = {folder for name in names for folder in PurePosixPath(name).parents}
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        if folder.parts and not any((tree / folder).iterdir()):
+            (tree / folder).rmdir()
 
 
 # --- a copy of the tree -----------------------------------------------------------------------
@@ -319,16 +353,30 @@ def _own(path: Path, status: os.stat_result) -> None:
 # --- one file ---------------------------------------------------------------------------------
 
 
+# One after the other: what explains a removal is there before it; and while the loader is asked
+# about a rewritten library, before and after, no library beside it comes or goes.
+_STEPS: Final = (
+    ("Putting stand-ins in place", ("replace", "add")),
+    ("Rewriting and proving", ("rewrite",)),
+    ("Deleting and linking", ("delete", "link")),
+)
+
+
 def _apply_files(plan: Plan, tree: Path, target: Path, pool: Pool) -> list[FileOutcome]:
     rewritten = {(tree / item.path).parent for item in plan.files if item.action == "rewrite"}
     folders = tuple(sorted(rewritten))
-    return pool.run(
-        "Rewriting and proving",
-        _apply_one,
-        [_Work(item, tree, target, folders) for item in plan.files],
-        sizes=[item.size for item in plan.files],
-        names=[item.path for item in plan.files],
-    )
+    done: list[FileOutcome] = []
+    for title, actions in _STEPS:
+        files = [item for item in plan.files if item.action in actions]
+        if files:
+            done += pool.run(
+                title,
+                _apply_one,
+                [_Work(item, tree, target, folders) for item in files],
+                sizes=[item.size for item in files],
+                names=[item.path for item in files],
+            )
+    return done
 
 
 def _apply_one(work: _Work) -> FileOutcome:
@@ -337,6 +385,8 @@ def _apply_one(work: _Work) -> FileOutcome:
     source, target = work.source / item.path, work.target / item.path
     if item.action == "link":
         return _link_one(work)
+    if item.content is not None:
+        return _put_content(work, item.content)
     if item.action == "delete":
         for name in (item.path, *item.links):
             (work.target / name).unlink(missing_ok=True)
@@ -360,6 +410,20 @@ def _apply_one(work: _Work) -> FileOutcome:
     return FileOutcome(
         path=item.path, before=item.size, after=after, state="verified", loader=loader
     )
+
+
+def _put_content(work: _Work, content: Content) -> FileOutcome:
+    """Give a file other content, or make it, with its folder's owner."""
+    item = work.plan
+    target = work.target / item.path
+    aside = target.with_name(f".{target.name}{_ASIDE}")
+    aside.unlink(missing_ok=True)
+    aside.write_bytes(content.data)
+    if item.action == "add":
+        aside.chmod(_NEW_FILE_MODE)
+    _put(aside, work)
+    state: Literal["replaced", "added"] = "added" if item.action == "add" else "replaced"
+    return FileOutcome(path=item.path, before=item.size, after=item.after, state=state)
 
 
 def _link_one(work: _Work) -> FileOutcome:
@@ -419,10 +483,13 @@ def _difference(before: str, after: str) -> str:
 def _put(aside: Path, work: _Work) -> None:
     """Put a finished file in place: same owner, rights and time; on disk before its name is."""
     source, target = work.source / work.plan.path, work.target / work.plan.path
-    status = source.lstat()
+    new = work.plan.action == "add"
+    status = (source.parent if new else source).lstat()
     _own(aside, status)
-    shutil.copystat(source, aside)
-    os.utime(aside, ns=(status.st_atime_ns, _epoch_ns(status.st_mtime_ns)))
+    if not new:
+        shutil.copystat(source, aside)
+    mtime = _NEW_FILE_TIME_NS if new else status.st_mtime_ns
+    os.utime(aside, ns=(status.st_atime_ns, _epoch_ns(mtime)))
     with aside.open("rb") as file:
         os.fsync(file.fileno())
     aside.replace(target)

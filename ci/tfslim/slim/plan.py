@@ -7,10 +7,11 @@ files that are no longer the ones planned for. `planning` makes it.
 
 from __future__ import annotations
 
+import base64
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -19,7 +20,7 @@ from tfslim.slim.cuts import FileCuts
 from tfslim.slim.rules import load_profile
 from tfslim.ui import human_bytes
 
-__all__ = ["FilePlan", "Note", "Plan", "Removal", "load"]
+__all__ = ["Content", "FilePlan", "Note", "Plan", "Removal", "load"]
 
 
 class _Data(BaseModel):
@@ -31,7 +32,8 @@ class Removal(_Data):
 
     Attributes:
         rule: The rule's name in the profile.
-        what: "cubin", "PTX", "LTO-IR", "cubin (bare zstd)", a section's name, "file" or "copy".
+        what: "cubin", "PTX", "LTO-IR", "cubin (bare zstd)", a section's name, "file", "copy", or
+            "stand-in" (nothing goes: a file is put in place that explains what did).
         arch: The architecture of GPU code, as in 90; 0 for anything else.
         region: Section the pieces lie in; empty for anything else.
         count: How many pieces.
@@ -65,17 +67,44 @@ def _inside(name: str) -> str:
 TreePath = Annotated[str, AfterValidator(_inside)]
 
 
+class Content(_Data):
+    """What a file will hold: as text where it is text, so that a plan can be read.
+
+    Attributes:
+        text: The content, where it is UTF-8.
+        base64: The content otherwise.
+    """
+
+    text: str = ""
+    base64: str = ""
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """Return bytes as a plan holds them."""
+        try:
+            return cls(text=data.decode("utf-8"))
+        except UnicodeDecodeError:
+            return cls(base64=base64.b64encode(data).decode("ascii"))
+
+    @property
+    def data(self) -> bytes:
+        """The bytes."""
+        return base64.b64decode(self.base64) if self.base64 else self.text.encode("utf-8")
+
+
 class FilePlan(_Data):
     """What happens to one file.
 
     Attributes:
         path: The file, relative to the tree.
         links: Other names of the same file (hard links), relative to the tree.
-        size: Bytes now.
-        sha256: Digest of the content the plan was made for.
-        action: Rewrite it smaller; delete it; or make it another name of the same content.
+        size: Bytes now; 0 where there is none yet (add).
+        sha256: Digest of the content the plan was made for; empty where there is none yet.
+        action: Rewrite it smaller; delete it; make it another name of the same content; give it
+            other content; or make it, in a folder that is there.
         after: Bytes afterwards.
         same_as: The file, relative to the tree, whose content it shares from then on (link).
+        content: What it holds afterwards (replace, add).
         cuts: What is taken out of it, for `layout`.
         removals: The same for people, summed up.
     """
@@ -84,16 +113,27 @@ class FilePlan(_Data):
     links: tuple[TreePath, ...] = ()
     size: int
     sha256: str
-    action: Literal["rewrite", "delete", "link"]
+    action: Literal["rewrite", "delete", "link", "replace", "add"]
     after: int
     same_as: TreePath = ""
+    content: Content | None = None
     cuts: FileCuts = FileCuts()
     removals: tuple[Removal, ...]
 
     @property
     def saved(self) -> int:
-        """Bytes that the file gets smaller by."""
+        """Bytes that the file gets smaller by; negative for a new one."""
         return self.size - self.after
+
+    @property
+    def becomes(self) -> str:
+        """What it is afterwards, in words, where it is not rewritten."""
+        if self.action == "link":
+            return f"same file as {self.same_as}"
+        if self.action == "delete":
+            return "deleted"
+        stand_in = f"a stand-in of {human_bytes(self.after)}"
+        return stand_in if self.action == "replace" else f"new: {stand_in}"
 
 
 class Plan(_Data):
@@ -185,8 +225,7 @@ def _explain(plan: Plan) -> Iterator[str]:
                 f"  [{removal.rule}]"
             )
     for item in (item for item in by_size if item.action != "rewrite"):
-        becomes = f"same file as {item.same_as}" if item.same_as else "deleted"
-        yield f"{item.path}: {human_bytes(item.size)}, {becomes}  [{item.removals[0].rule}]"
+        yield f"{item.path}: {human_bytes(item.size)}, {item.becomes}  [{item.removals[0].rule}]"
     profile = load_profile(plan.profile)
     for rule_id in dict.fromkeys(r.rule for item in plan.files for r in item.removals):
         rule = profile.rule(rule_id)

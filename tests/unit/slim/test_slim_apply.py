@@ -402,3 +402,74 @@ def test_a_kept_header_that_changed_meanwhile_keeps_the_copy(tree: Path, tmp_pat
     outcome = apply_plan(plan, tree, tmp_path / "out")
     assert [f.path for f in outcome.restored] == ["include/copy/a.h"]
     assert (tmp_path / "out/include/copy/a.h").read_text() == copy.read_text() == "#define A 1\n"
+
+
+def with_stand_ins(tree: Path) -> plans.Plan:
+    """A plan that deletes a package but for one file, replaces that, and makes a new one."""
+    package = tree / "site" / "gone"
+    (package / "inner").mkdir(parents=True)
+    for name in ("__init__.py", "native.so", "inner/__init__.py", "inner/deep.py"):
+        (package / name).write_text(f"# {name}\n")
+    (package / "native.so").chmod(0o750)
+    os.utime(package, (10**9, 10**9))
+    os.utime(tree / "site", (10**9, 10**9))
+
+    def planned(name: str, action: str, **more: object) -> dict[str, object]:
+        path = package / name
+        rule = {"rule": "windows-launchers", "what": "stand-in", "count": 1, "bytes": 0}
+        now = {"size": path.stat().st_size, "sha256": digest(path)} if path.exists() else {}
+        empty = {"path": f"site/gone/{name}", "action": action, "size": 0, "sha256": "", "after": 0}
+        return {**empty, "removals": [rule], **now, **more}
+
+    files = [
+        planned("inner/__init__.py", "delete"),
+        planned("inner/deep.py", "delete"),
+        planned("native.so", "replace", content=plans.Content.of(b"\x7fELF\xff\0"), after=6),
+        planned(
+            "native.py", "add", content=plans.Content.of(b"raise ImportError('why')\n"), after=25
+        ),
+    ]
+    empty = make(tree).model_copy(update={"files": ()})
+    return plans.Plan.model_validate({**empty.model_dump(), "files": files})
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_stand_ins_take_the_place_of_what_goes(aside: bool, tree: Path, tmp_path: Path) -> None:
+    plan = with_stand_ins(tree)
+    saved = tmp_path / "plan.json"
+    plan.save(saved)
+    outcome = apply_plan(plans.load(saved), tree, tmp_path / "out" if aside else None)
+    package = (tmp_path / "out" if aside else tree) / "site" / "gone"
+    assert {Path(f.path).name: f.state for f in outcome.files} == {
+        "__init__.py": "deleted",
+        "deep.py": "deleted",
+        "native.so": "replaced",
+        "native.py": "added",
+    }
+    assert (package / "native.so").read_bytes() == b"\x7fELF\xff\0"
+    assert stat.S_IMODE((package / "native.so").stat().st_mode) == 0o750
+    assert (package / "native.py").read_text() == "raise ImportError('why')\n"
+    assert stat.S_IMODE((package / "native.py").stat().st_mode) == 0o644
+    # The same times whenever it is done.
+    assert (package / "native.py").stat().st_mtime == 315_532_800
+    assert package.stat().st_mtime == package.parent.stat().st_mtime == 10**9
+    # An empty folder would be a package that imports.
+    assert not (package / "inner").exists()
+    assert outcome.tree_after == outcome.tree_before - plan.saved
+    assert not list(tree.rglob("*tfslim*"))
+    text = "\n".join(plan.explain())
+    assert "native.py: 0 B, new: a stand-in of 25 B  [windows-launchers]" in text
+
+
+def test_a_new_file_takes_no_name_that_is_taken_and_no_way_out(tree: Path, tmp_path: Path) -> None:
+    plan = with_stand_ins(tree)
+    (tree / "site" / "gone" / "native.py").symlink_to("/nowhere")
+    with pytest.raises(SlimError, match="nothing was done"):
+        apply_plan(plan, tree)
+    (tree / "site" / "gone" / "native.py").unlink()
+    (tmp_path / "outside").mkdir()
+    (tree / "site" / "way").symlink_to(tmp_path / "outside")
+    new = plan.files[-1].model_copy(update={"path": "site/way/out.py"})
+    with pytest.raises(SlimError, match="nothing was done"):
+        apply_plan(plan.model_copy(update={"files": (new,)}), tree)
+    assert not list((tmp_path / "outside").iterdir())
