@@ -23,7 +23,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,6 +102,8 @@ def main() -> int:
     faulthandler.enable()
     recorder = _start_recorder(options)
     problem = _import_frameworks(options.deterministic)
+    if recorder is not None and problem is None:
+        recorder.attach()
     options.out.mkdir(parents=True, exist_ok=True)
     _write_json(options.out / ENVIRONMENT, _environment(options.deterministic, problem))
     for path in options.model:
@@ -228,9 +229,8 @@ class _Run:
         shutil.rmtree(self._aside, ignore_errors=True)
         self._aside.mkdir()
         loaded = self._load()
-        with _optimised_ops(self._options.record is not None) as optimised:
-            for name in sorted(loaded.functions):
-                self._probe(name, loaded.functions[name])
+        for name in sorted(loaded.functions):
+            self._probe(name, loaded.functions[name])
         record = {
             "schema_version": SCHEMA_VERSION,
             "model": self._name,
@@ -243,7 +243,7 @@ class _Run:
             with (self._aside / ARRAYS).open("wb") as file:
                 np.savez(file, **self._arrays)
         self._aside.rename(self._options.out / self._name)
-        return loaded.ops | optimised
+        return loaded.ops
 
     def _load(self) -> Loaded:
         _say(f"{self._name}: load")
@@ -424,33 +424,19 @@ def _parse(path: Path) -> Any:
 
 
 def _saved_ops(path: Path) -> set[str]:
-    """Return the op types of a SavedModel's graphs and of all functions in their libraries."""
+    """Return the op types of a SavedModel's graphs and of all functions in their libraries.
+
+    "@xla" stands for functions that XLA compiles.
+    """
     return set().union(*(_ops(meta.graph_def) for meta in _parse(path).meta_graphs))
 
 
 def _ops(graph_def: Any) -> set[str]:
-    bodies = (function.node_def for function in graph_def.library.function)
-    return {node.op for nodes in (graph_def.node, *bodies) for node in nodes}
-
-
-@contextmanager
-def _optimised_ops(wanted: bool) -> Iterator[set[str]]:
-    """Give a set that holds, at the end, the op types of the graphs as TensorFlow ran them.
-
-    Its optimiser fuses and rewrites ops: the new ones have kernels of their own.
-    """
-    found: set[str] = set()
-    if not wanted or tf is None:
-        yield found
-        return
-    from tensorflow.python.eager import context  # type: ignore  # noqa: PLC0415
-
-    context.context().enable_run_metadata()
-    yield found
-    for graphs in context.context().export_run_metadata().function_graphs:
-        for graph in (graphs.post_optimization_graph, *graphs.partition_graphs):
-            found |= _ops(graph)
-    context.context().disable_run_metadata()
+    functions = graph_def.library.function
+    bodies = (graph_def.node, *(function.node_def for function in functions))
+    ops = {node.op for nodes in bodies for node in nodes}
+    compiled = any(function.attr["_XlaMustCompile"].b for function in functions)
+    return ops | {"@xla"} if compiled else ops
 
 
 Shapes = dict[str, tuple[int, ...]]
