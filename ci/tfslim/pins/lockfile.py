@@ -31,7 +31,8 @@ _SERVICE: Final = "service.txt"
 _PINS: Final = "pins.txt"
 _HASH: Final = re.compile(r"--hash=sha256:([0-9a-f]{64})\b")
 _NO_NETWORK: Final = re.compile(
-    r"error sending request|failed to fetch|dns error|certificate|connection|timed out", re.I
+    r"error sending request|failed to fetch|dns error|certificate|connection|timed out",
+    re.IGNORECASE,
 )
 
 

@@ -1,0 +1,110 @@
+"""Choose the set of wheels that is smallest and goes together. Pure."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import Final, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+from tfslim.pins.links import Links
+
+__all__ = ["OBJECTIVES", "Candidate", "Cost", "Objective", "best_sets"]
+
+Objective = Literal["pull", "disk"]
+Cost = tuple[int, int, int]
+OBJECTIVES: Final[tuple[Objective, ...]] = get_args(Objective)
+# Less than this many bytes is no reason to take an older version.
+_GRAIN: Final = 100_000
+
+
+class Candidate(BaseModel):
+    """A wheel that may be chosen.
+
+    Attributes:
+        project: Canonical name of the package.
+        library: Its short name, such as "cudnn".
+        version: Its version.
+        newer: How many of those offered are newer.
+        sha256: Of the wheel.
+        wheel_bytes: Of the wheel as it is downloaded.
+        disk: Bytes of its files after slimming.
+        pull: Bytes of these, compressed by zstd, level 10.
+        cubins: For each GPU, the highest architecture of machine code that serves it; 0 for none.
+        links: What its libraries need and provide.
+        requires: What its metadata requires.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    project: str
+    library: str
+    version: str
+    newer: int
+    sha256: str
+    wheel_bytes: int
+    disk: int
+    pull: int
+    cubins: dict[int, int]
+    links: Links
+    requires: tuple[str, ...] = ()
+
+    def cost(self, objective: Objective) -> Cost:
+        """Return what is minimised: bytes, then bytes of the other kind, then age."""
+        pull, disk = self.pull // _GRAIN, self.disk // _GRAIN
+        return (pull, disk, self.newer) if objective == "pull" else (disk, pull, self.newer)
+
+
+def best_sets(
+    offered: Mapping[str, Sequence[Candidate]],
+    conflict: Callable[[Candidate, Candidate], str],
+    objective: Objective,
+) -> Iterator[dict[str, Candidate]]:
+    """Yield the sets that go together, one wheel of each library, the smallest first.
+
+    Best-first search: a set in the making is judged by what it has plus the least that the other
+    libraries can add, so the first one complete is the smallest of all. Of equals, the newer comes
+    first.
+
+    Args:
+        offered: The wheels of each library.
+        conflict: Says why two wheels do not go together; empty where they do.
+        objective: What to minimise.
+    """
+    libraries = sorted(offered)
+    if not all(offered.values()):
+        return
+    least = _least_of_rest([[c.cost(objective) for c in offered[name]] for name in libraries])
+    order = count()  # equal costs: first come, first served; candidates are never compared
+    heap: list[tuple[Cost, int, tuple[Candidate, ...]]] = [(least[0], next(order), ())]
+    while heap:
+        bound, _, chosen = heapq.heappop(heap)
+        if len(chosen) == len(libraries):
+            yield dict(zip(libraries, chosen, strict=True))
+            continue
+        spent = _minus(bound, least[len(chosen)])
+        further = least[len(chosen) + 1]
+        for candidate in offered[libraries[len(chosen)]]:
+            if any(conflict(candidate, other) for other in chosen):
+                continue
+            total = _plus(_plus(spent, candidate.cost(objective)), further)
+            heapq.heappush(heap, (total, next(order), (*chosen, candidate)))
+
+
+def _least_of_rest(costs: Sequence[Sequence[Cost]]) -> list[Cost]:
+    """Return, for each library, the least that it and all after it can add; at the end nothing."""
+    least: list[Cost] = [(0, 0, 0)]
+    for column in reversed(costs):
+        lowest = (min(c[0] for c in column), min(c[1] for c in column), min(c[2] for c in column))
+        least.append(_plus(lowest, least[-1]))
+    return least[::-1]
+
+
+def _plus(one: Cost, other: Cost) -> Cost:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
+
+
+def _minus(one: Cost, other: Cost) -> Cost:
+    return one[0] - other[0], one[1] - other[1], one[2] - other[2]
