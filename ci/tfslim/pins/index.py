@@ -40,7 +40,7 @@ from tfslim.pins.settings import IndexSettings
 from tfslim.slim.tree import sha256
 from tfslim.ui import Step, Ui, human_bytes
 
-__all__ = ["PackageIndex", "Wheel"]
+__all__ = ["PackageIndex", "Wheel", "metadata_inside", "requires_dist"]
 
 # Seconds to connect, and seconds without a byte.
 _TIMEOUT: Final = (10.0, 60.0)
@@ -132,9 +132,8 @@ class PackageIndex:
                     wheel.package, verify=promised, timeout=_TIMEOUT
                 )
             except NoMetadataError:
-                text = _metadata_inside(self.download(wheel, scratch))
-            listed = parse_email(text)[0].get("requires_dist", [])
-            return [Requirement(line) for line in listed]
+                text = metadata_inside(self.download(wheel, scratch))
+            return [Requirement(line) for line in requires_dist(text)]
 
     def download(self, wheel: Wheel, folder: Path) -> Path:
         """Download a wheel and return where it is; one that is there already is used.
@@ -253,8 +252,18 @@ def _tags(python: str) -> frozenset[Tag]:
     )
 
 
-def _metadata_inside(wheel: Path) -> bytes:
-    """Read the metadata that a wheel holds."""
+def requires_dist(metadata: bytes) -> list[str]:
+    """Return what a package's metadata requires, as it is written there."""
+    return parse_email(metadata)[0].get("requires_dist", [])
+
+
+def metadata_inside(wheel: Path) -> bytes:
+    """Read the metadata that a wheel holds.
+
+    Raises:
+        ValueError: It holds none, or several.
+        BadZipFile: It is no archive.
+    """
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
         if len(names) != 1:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tfslim import __version__
 from tfslim.errors import DiskError, NetworkError
+from tfslim.pins.index import metadata_inside, requires_dist
 from tfslim.pins.links import Links, read_links
 from tfslim.slim import scan
 from tfslim.slim.apply import apply_plan
@@ -64,6 +65,7 @@ class Measured(BaseModel):
             where there is none.
         restored: Files that the engine left as they were because their proof failed.
         links: What its libraries need and provide.
+        requires: What its metadata requires.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +75,7 @@ class Measured(BaseModel):
     cubins: dict[int, int]
     restored: tuple[str, ...]
     links: Links
+    requires: tuple[str, ...]
 
     def sizes(self, policy: Policy) -> tuple[int, int]:
         """Return (bytes on disk, bytes compressed) of the files that a profile leaves."""
@@ -103,7 +106,7 @@ def measure(wheel: Path, policy: Policy, scratch: Path) -> Measured:
     tree = scratch / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     try:
-        _unpack(wheel, tree / _SITE)
+        requires = tuple(_unpack(wheel, tree / _SITE))
         links = read_links(tree)
         outcome = apply_plan(make_plan(tree, _without_file_rules(policy)), tree)
         return Measured(
@@ -115,6 +118,7 @@ def measure(wheel: Path, policy: Policy, scratch: Path) -> Measured:
             cubins=_cubins(tree, policy.sms),
             restored=tuple(item.path for item in outcome.restored),
             links=links,
+            requires=requires,
         )
     finally:
         shutil.rmtree(tree, ignore_errors=True)
@@ -125,7 +129,8 @@ def _without_file_rules(policy: Policy) -> Policy:
     return replace(policy, profile=policy.profile.model_copy(update={"rules": rules}))
 
 
-def _unpack(wheel: Path, tree: Path) -> None:
+def _unpack(wheel: Path, tree: Path) -> list[str]:
+    """Unpack a wheel, after a look at the disk, and return what its metadata requires."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             need = sum(item.file_size for item in archive.infolist())
@@ -137,7 +142,8 @@ def _unpack(wheel: Path, tree: Path) -> None:
                     way_out="Free some and run again; what was measured is kept.",
                 )
             archive.extractall(tree)
-    except zipfile.BadZipFile as error:
+        return requires_dist(metadata_inside(wheel))
+    except (zipfile.BadZipFile, ValueError) as error:
         raise NetworkError(f"{wheel.name} is no wheel", why=str(error)) from None
 
 
