@@ -6,7 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["ContainerCut", "FileCuts", "Placeholder", "Span"]
+__all__ = ["ContainerCut", "FileCuts", "Placeholder", "Run", "Span"]
+
+# Things that follow each other in a table, as (index of the first, count).
+Run = tuple[int, int]
 
 
 class _Data(BaseModel):
@@ -60,6 +63,7 @@ class FileCuts(_Data):
         host: Offset of the container that stands for all shared ones; it holds the placeholder.
         spans: Code outside containers, in file order.
         sections: Indices of sections that are dropped, ascending.
+        hidden: Runs of dynamic symbols that nobody outside the file can find any more, ascending.
     """
 
     containers: tuple[ContainerCut, ...] = ()
@@ -67,3 +71,9 @@ class FileCuts(_Data):
     host: int | None = None
     spans: tuple[Span, ...] = ()
     sections: tuple[int, ...] = ()
+    hidden: tuple[Run, ...] = ()
+
+    @property
+    def relocates(self) -> bool:
+        """True when program headers or relocations change: what a loader reads."""
+        return bool(self.containers or self.spans or self.hidden)

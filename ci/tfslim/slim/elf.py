@@ -29,6 +29,10 @@ __all__ = [
     "PT_INTERP",
     "PT_LOAD",
     "PT_PHDR",
+    "R_X86_64_64",
+    "R_X86_64_GLOB_DAT",
+    "R_X86_64_IRELATIVE",
+    "R_X86_64_JUMP_SLOT",
     "R_X86_64_RELATIVE",
     "SECTION_HEADER",
     "SEGMENT_HEADER",
@@ -59,7 +63,11 @@ SHF_EXECINSTR: Final = 0x4
 SHN_XINDEX: Final = 0xFFFF
 PN_XNUM: Final = 0xFFFF
 
+R_X86_64_64: Final = 1
+R_X86_64_GLOB_DAT: Final = 6
+R_X86_64_JUMP_SLOT: Final = 7
 R_X86_64_RELATIVE: Final = 8
+R_X86_64_IRELATIVE: Final = 37
 
 _EM_X86_64: Final = 62
 _DT = {"RELA": 7, "RELASZ": 8, "RELAENT": 9, "REL": 17}
@@ -154,14 +162,18 @@ class Relocations:
     Attributes:
         where: Addresses written.
         kind: Relocation types (`R_X86_64_*`).
+        symbol: Indices of the dynamic symbols they refer to; 0 for none.
         addend: Addends, as unsigned 64-bit numbers.
         record: File offset of each 24-byte record.
+        plt: Index of the first one that belongs to the procedure linkage table (DT_JMPREL).
     """
 
     where: npt.NDArray[np.uint64]
     kind: npt.NDArray[np.uint32]
+    symbol: npt.NDArray[np.uint32]
     addend: npt.NDArray[np.uint64]
     record: npt.NDArray[np.uint64]
+    plt: int
 
 
 def all_zero(data: bytes) -> bool:
@@ -304,6 +316,17 @@ class Elf:
         load = self.loads[index]
         return address - load.vaddr + load.offset if address < load.vaddr + load.filesz else None
 
+    def to_offsets(self, addresses: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """Return the file offset of each address, or -1 where no file byte lies behind it."""
+        wanted = addresses.astype(np.int64)
+        index = np.searchsorted(np.array(self._load_addresses, np.int64), wanted, "right") - 1
+        loads = np.array([(s.vaddr, s.offset, s.filesz) for s in self.loads], np.int64)
+        if not len(loads):
+            return np.full(len(wanted), -1, np.int64)
+        start, offset, size = loads[index].T
+        within = (index >= 0) & (wanted >= 0) & (wanted - start < size)
+        return np.where(within, wanted - start + offset, -1)
+
     def to_address(self, offset: int) -> int | None:
         """Return the address at which a byte of the file is mapped, or None."""
         load = self.load_of(offset)
@@ -348,9 +371,9 @@ class Elf:
         return max((load.file_end for load in self.loads), default=0)
 
     @cached_property
-    def dynamic(self) -> dict[int, int]:
-        """The dynamic table as tag → value (the last one where a tag repeats)."""
-        entries: dict[int, int] = {}
+    def dynamic_entries(self) -> tuple[tuple[int, int, int], ...]:
+        """The dynamic table as (tag, value, file offset of the value), in its order."""
+        entries: list[tuple[int, int, int]] = []
         for segment in self.segments:
             if segment.type != PT_DYNAMIC:
                 continue
@@ -358,8 +381,13 @@ class Elf:
                 tag, value = _DYNAMIC_ENTRY.unpack_from(self.data, at)
                 if tag == 0:
                     break
-                entries[tag] = value
-        return entries
+                entries.append((tag, value, at + 8))
+        return tuple(entries)
+
+    @cached_property
+    def dynamic(self) -> dict[int, int]:
+        """The dynamic table as tag → value (the last one where a tag repeats)."""
+        return {tag: value for tag, value, _ in self.dynamic_entries}
 
     @cached_property
     def relocations(self) -> Relocations:
@@ -377,8 +405,10 @@ class Elf:
         return Relocations(
             where=rows[:, 0].copy(),
             kind=(rows[:, 1] & 0xFFFFFFFF).astype(np.uint32),
+            symbol=(rows[:, 1] >> np.uint64(32)).astype(np.uint32),
             addend=rows[:, 2].copy(),
             record=np.concatenate([at for _, at in tables]),
+            plt=len(tables[0][0]),
         )
 
     def _rela_table(

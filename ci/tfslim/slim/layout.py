@@ -34,6 +34,7 @@ from tfslim.slim.elf import (
     Section,
     Segment,
 )
+from tfslim.slim.exports import Tables, rebuild
 from tfslim.slim.fatbin import Container, Entry
 from tfslim.slim.pieces import Piece, overlay, without
 
@@ -83,11 +84,15 @@ def lay_out(elf: Elf, cuts: FileCuts) -> Layout:
     if cuts.sections and (refusal := strip_refusal(elf, cuts.sections)):
         raise FormatRefusedError(refusal)
     edits, moved = _edit(elf, cuts)
-    edited = overlay([Piece(0, elf.loaded_end, 0)], edits)
+    led = _led_elsewhere(elf, moved)
+    tables = _tables(elf, cuts, led)
+    edited = overlay([Piece(0, elf.loaded_end, 0)], [*edits, *tables.pieces])
     runs = list(_zero_runs(elf, edited))
     shape = _Shape(elf, _holes(elf, runs), runs)
-    tail = _Tail(elf, cuts.sections, shape)
-    patches = [*_redirected(elf, moved), *shape.patches(), *tail.patches()]
+    tail = _Tail(elf, cuts.sections, shape, tables)
+    patches = [*_slots(elf, led), *shape.patches(), *tail.patches()]
+    if not cuts.hidden:  # otherwise the new tables have them already
+        patches += _addends(elf, led)
     patches.append(Piece(0, FILE_HEADER.size, _file_header(elf, shape, tail)))
     body = without(overlay(edited, patches), shape.holes)
     pieces = (*body, *tail.pieces)
@@ -235,26 +240,46 @@ def _moves(
     return moves
 
 
-def _redirected(elf: Elf, moved: dict[int, int]) -> Iterator[Piece]:
-    """Yield the new addends of all relocations to moved containers.
-
-    The 8 bytes in the file that the relocation fills are changed too where they hold the old
-    address: the loader ignores them, tools read them.
-    """
+def _led_elsewhere(elf: Elf, moved: dict[int, int]) -> dict[int, int]:
+    """Return the relocations to moved containers: their index → where they lead now."""
     if not moved:
-        return
+        return {}
     relocations = elf.relocations
     hits = np.flatnonzero(
         (relocations.kind == R_X86_64_RELATIVE)
         & np.isin(relocations.addend, np.array(list(moved), np.uint64))
     )
-    for index in hits.tolist():
-        old = int(relocations.addend[index])
-        new = moved[old].to_bytes(8, "little")
-        yield Piece(int(relocations.record[index]) + 16, 8, new)
+    return {index: moved[int(relocations.addend[index])] for index in hits.tolist()}
+
+
+def _addends(elf: Elf, led: dict[int, int]) -> Iterator[Piece]:
+    """Yield the new addends of relocations."""
+    for index, new in led.items():
+        yield Piece(int(elf.relocations.record[index]) + 16, 8, new.to_bytes(8, "little"))
+
+
+def _slots(elf: Elf, led: dict[int, int]) -> Iterator[Piece]:
+    """Yield the 8 bytes that such a relocation fills, where they hold the old address.
+
+    The loader ignores them, tools read them.
+    """
+    relocations = elf.relocations
+    for index, new in led.items():
+        old = int(relocations.addend[index]).to_bytes(8, "little")
         slot = elf.to_offset(int(relocations.where[index]))
-        if slot is not None and elf.data[slot : slot + 8] == old.to_bytes(8, "little"):
-            yield Piece(slot, 8, new)
+        if slot is not None and elf.data[slot : slot + 8] == old:
+            yield Piece(slot, 8, new.to_bytes(8, "little"))
+
+
+def _tables(elf: Elf, cuts: FileCuts, led: dict[int, int]) -> Tables:
+    """Return the loader's tables where symbols leave them; else nothing changes there."""
+    if not cuts.hidden:
+        return Tables((), {})
+    if any(segment.type == PT_INTERP for segment in elf.segments):
+        raise FormatRefusedError("a program that the kernel maps by itself")
+    addend = elf.relocations.addend.copy()
+    addend[list(led)] = list(led.values())
+    return rebuild(elf, replace(elf.relocations, addend=addend), cuts.hidden)
 
 
 # --- cut --------------------------------------------------------------------------------------
@@ -478,11 +503,13 @@ class _Tail:
         elf: The original.
         dropped: Indices of sections that go.
         shape: The new layout of the loaded part.
+        tables: The loader's tables that became shorter.
     """
 
-    def __init__(self, elf: Elf, dropped: Sequence[int], shape: _Shape) -> None:
+    def __init__(self, elf: Elf, dropped: Sequence[int], shape: _Shape, tables: Tables) -> None:
         self._elf = elf
         self._shape = shape
+        self._places = tables.places
         self.pieces: list[Piece] = []
         self.shnum = elf.shnum
         self.shstrndx = elf.shstrndx
@@ -545,8 +572,11 @@ class _Tail:
     ) -> bytes:
         """Return a section header with its new offset, size and links."""
         start = self._shape.offset(section.offset) if place is None else place
-        size = section.size
-        if section.alloc and section.type != SHT_NOBITS:
+        address, size = section.addr, section.size
+        if section.alloc and (address, size) in self._places:
+            address, size = self._places[address, size]
+            start = self._shape.offset(section.offset + address - section.addr)
+        elif section.alloc and section.type != SHT_NOBITS:
             size = self._shape.section_size(section)
         link, info = section.link, section.info
         if number is not None:
@@ -556,7 +586,7 @@ class _Tail:
             section.name_offset,
             section.type,
             section.flags,
-            section.addr,
+            address,
             start,
             size,
             link,

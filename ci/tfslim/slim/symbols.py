@@ -1,0 +1,242 @@
+"""Read what a library offers to others and asks of them: its dynamic symbols. Nothing here writes.
+
+Everything is found through the dynamic table, as the loader finds it; section headers, which may be
+missing, are not asked. The structures are those of the System V gABI, of the GNU symbol versions
+(Linux Standard Base, "Symbol Versioning") and of the GNU hash table as glibc's `dl-lookup.c` and
+`setup_hash` read it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from tfslim.slim.elf import Elf, FormatRefusedError
+
+__all__ = [
+    "DT",
+    "HASH_HEADER",
+    "SYMBOL",
+    "GnuHash",
+    "Symbols",
+    "gnu_hash",
+    "read_gnu_hash",
+    "read_symbols",
+    "version_strings",
+]
+
+# Tags of the dynamic table that say where names are, or hold a name.
+DT: Final = {
+    "NEEDED": 1,
+    "PLTRELSZ": 2,
+    "HASH": 4,
+    "STRTAB": 5,
+    "SYMTAB": 6,
+    "RELA": 7,
+    "RELASZ": 8,
+    "STRSZ": 10,
+    "SONAME": 14,
+    "RPATH": 15,
+    "JMPREL": 23,
+    "RUNPATH": 29,
+    "GNU_HASH": 0x6FFFFEF5,
+    "VERSYM": 0x6FFFFFF0,
+    "RELACOUNT": 0x6FFFFFF9,
+    "VERDEF": 0x6FFFFFFC,
+    "VERDEFNUM": 0x6FFFFFFD,
+    "VERNEED": 0x6FFFFFFE,
+    "VERNEEDNUM": 0x6FFFFFFF,
+}
+
+# A row of the symbol table: name (offset of a string), type and binding, visibility, section, …
+SYMBOL: Final = np.dtype(
+    [
+        ("name", "<u4"),
+        ("info", "u1"),
+        ("other", "u1"),
+        ("section", "<u2"),
+        ("value", "<u8"),
+        ("size", "<u8"),
+    ]
+)
+
+HASH_HEADER: Final = struct.Struct("<4I")
+_VERNEED: Final = struct.Struct("<HHIII")
+_VERNAUX: Final = struct.Struct("<IHHII")
+_VERDEF: Final = struct.Struct("<HHHHIII")
+_VERDAUX: Final = struct.Struct("<II")
+# More than any library has; a count beyond is a lie (rows).
+_MAX_SYMBOLS: Final = 1 << 24
+_MAX_VERSIONS: Final = 1 << 16
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """The dynamic symbols of a file.
+
+    Attributes:
+        entries: The symbol table, of dtype `SYMBOL`.
+        strings: The string table that names are offsets into.
+    """
+
+    entries: npt.NDArray[np.void]
+    strings: bytes
+
+    def string(self, offset: int) -> bytes:
+        """Return the string at an offset.
+
+        Raises:
+            FormatRefusedError: It does not end within the table.
+        """
+        end = self.strings.find(b"\0", offset)
+        if end < 0:
+            raise FormatRefusedError("a name does not end within the string table")
+        return self.strings[offset:end]
+
+    def names(self, indices: npt.NDArray[np.intp] | None = None) -> list[bytes]:
+        """Return the names of symbols, of all without indices."""
+        offsets = self.entries["name"] if indices is None else self.entries["name"][indices]
+        return [self.string(offset) for offset in offsets.tolist()]
+
+
+@dataclass(frozen=True)
+class GnuHash:
+    """The table by which the loader finds a name.
+
+    Attributes:
+        first: Index of the first symbol that can be found; those before are not in the table.
+        bloom: Filter of names that are certainly not here.
+        shift: Bits between the two hashes that the filter uses.
+        buckets: For each bucket the index of its first symbol; 0 for none.
+        chains: Hashes of the symbols from `first` on; an odd one ends its bucket.
+        size: Bytes of the whole table.
+    """
+
+    first: int
+    bloom: npt.NDArray[np.uint64]
+    shift: int
+    buckets: npt.NDArray[np.uint32]
+    chains: npt.NDArray[np.uint32]
+    size: int
+
+
+def gnu_hash(name: bytes) -> int:
+    """Return the hash of a name in a GNU hash table (Bernstein's, from 5381)."""
+    value = 5381
+    for byte in name:
+        value = value * 33 + byte & 0xFFFFFFFF
+    return value
+
+
+def read_symbols(elf: Elf) -> Symbols | None:
+    """Return the dynamic symbols, or None where a file has none.
+
+    Raises:
+        FormatRefusedError: The tables lie outside the file.
+    """
+    if DT["SYMTAB"] not in elf.dynamic:
+        return None
+    count = _count(elf)
+    rows = _table(elf, elf.dynamic[DT["SYMTAB"]], count * SYMBOL.itemsize, "symbol table")
+    strings = elf.dynamic.get(DT["STRTAB"], 0), elf.dynamic.get(DT["STRSZ"], 0)
+    return Symbols(np.frombuffer(rows, SYMBOL), _table(elf, *strings, "string table"))
+
+
+def _count(elf: Elf) -> int:
+    """Return how many symbols there are, which no tag says.
+
+    The loader reaches a symbol in two ways only: by a hash table or from a relocation.
+    """
+    counts = [int(elf.relocations.symbol.max()) + 1 if len(elf.relocations.symbol) else 1]
+    if DT["HASH"] in elf.dynamic:
+        counts.append(struct.unpack("<II", _table(elf, elf.dynamic[DT["HASH"]], 8, "hash"))[1])
+    table = read_gnu_hash(elf)
+    if table is not None:
+        counts.append(table.first + len(table.chains))
+    if max(counts) > _MAX_SYMBOLS:
+        raise FormatRefusedError(f"{max(counts)} symbols are not believed")
+    return max(counts)
+
+
+def read_gnu_hash(elf: Elf) -> GnuHash | None:
+    """Return the GNU hash table, or None where a file has none.
+
+    Raises:
+        FormatRefusedError: It lies outside the file, or a bucket has no end.
+    """
+    if DT["GNU_HASH"] not in elf.dynamic:
+        return None
+    start = elf.dynamic[DT["GNU_HASH"]]
+    head = _table(elf, start, HASH_HEADER.size, "hash table")
+    buckets, first, words, shift = HASH_HEADER.unpack(head)
+    if not words or words & (words - 1) or max(buckets, words) > _MAX_SYMBOLS:
+        raise FormatRefusedError("the hash table's sizes are not believed")
+    middle = start + HASH_HEADER.size
+    bloom = np.frombuffer(_table(elf, middle, 8 * words, "hash table"), "<u8")
+    middle += 8 * words
+    heads = np.frombuffer(_table(elf, middle, 4 * buckets, "hash table"), "<u4")
+    middle += 4 * buckets
+    chains = _chains(elf, middle, int(heads.max()) - first if buckets else -1)
+    return GnuHash(first, bloom, shift, heads, chains, middle + 4 * len(chains) - start)
+
+
+def _chains(elf: Elf, address: int, last: int) -> npt.NDArray[np.uint32]:
+    """Return the chains; `last` is where the last bucket starts in them, negative for none."""
+    if last < 0:
+        return np.empty(0, np.uint32)
+    found = np.frombuffer(_table(elf, address, 4 * (last + 1), "hash table"), "<u4")
+    while not found[-1] & 1:
+        more = _table(elf, address + 4 * len(found), 4, "hash table")
+        found = np.append(found, np.frombuffer(more, "<u4"))
+    return found
+
+
+def _table(elf: Elf, address: int, size: int, what: str) -> bytes:
+    """Return the bytes at an address, which must all lie in the file."""
+    at = elf.to_offset(address)
+    load = None if at is None else elf.load_of(at)
+    if at is None or load is None or at + size > load.file_end:
+        raise FormatRefusedError(f"the {what} lies outside the file")
+    return elf.read(at, size)
+
+
+def version_strings(elf: Elf) -> Iterator[tuple[int, int]]:
+    """Yield every name in the version tables, as (file offset of the field, offset of the string).
+
+    Raises:
+        FormatRefusedError: A table lies outside the file, or has no end.
+    """
+    for at, (_, count, file, first, _) in _records(elf, elf.dynamic.get(DT["VERNEED"]), _VERNEED):
+        yield at + 4, file
+        for part, fields in itertools.islice(_chained(elf, at + first, _VERNAUX), count):
+            yield part + 8, fields[3]
+    for at, fields in _records(elf, elf.dynamic.get(DT["VERDEF"]), _VERDEF):
+        for part, (name, _) in itertools.islice(_chained(elf, at + fields[5], _VERDAUX), fields[3]):
+            yield part, name
+
+
+def _records(
+    elf: Elf, address: int | None, form: struct.Struct
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    if address is not None:
+        at = elf.to_offset(address)
+        yield from _chained(elf, -1 if at is None else at, form)
+
+
+def _chained(elf: Elf, at: int, form: struct.Struct) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield (file offset, fields) of records whose last field says how far the next one is."""
+    for _ in range(_MAX_VERSIONS):
+        if at < 0 or at + form.size > elf.size:
+            raise FormatRefusedError("a version table lies outside the file")
+        fields = form.unpack_from(elf.data, at)
+        yield at, fields
+        if not fields[-1]:
+            return
+        at += fields[-1]
+    raise FormatRefusedError("a version table has no end")
