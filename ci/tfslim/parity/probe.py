@@ -312,7 +312,7 @@ class _Run:
         array = np.asarray(array, dtype=object) if named == "string" else np.asarray(array)
         for part, values in _stored(array).items():
             self._arrays[key + part] = values
-        return {"name": name, **_describe(array), "dtype": named, "array": key}
+        return {"name": name, **_describe(array), "array": key}
 
 
 def _load(path: Path, shadow: Path) -> Loaded:
