@@ -15,6 +15,7 @@ from tfslim.slim.plan import FilePlan, Note, Plan, Removal
 from tfslim.slim.pool import Pool
 from tfslim.slim.rules import Policy, Profile
 from tfslim.slim.tree import TreeFile, sha256, tree_files
+from tfslim.slim.unreached import Unreached
 from tfslim.ui import Ui
 
 __all__ = ["make_plan"]
@@ -36,6 +37,7 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
 
     Raises:
         InputError: The tree is not a folder.
+        SlimError: The models were traced with other versions than those in the tree.
     """
     if not tree.is_dir():
         raise InputError(
@@ -44,7 +46,10 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
     rules = policy.profile
     with Pool(ui or Ui(quiet=True), jobs) as pool:
         files = tree_files(tree)
-        whole = [planned for item in files if (planned := _plan_whole(tree, item, rules))]
+        unreached = Unreached(files, policy)
+        whole = [
+            planned for item in files if (planned := _plan_whole(tree, item, rules, unreached))
+        ]
         whole += _plan_duplicates(tree, files, rules, pool)
         gone = {item.path for item in whole}
         work = [
@@ -83,21 +88,27 @@ class _Work:
     keep_ptx: bool
 
 
-def _plan_whole(tree: Path, item: TreeFile, rules: Profile) -> FilePlan | None:
+def _plan_whole(
+    tree: Path, item: TreeFile, rules: Profile, unreached: Unreached
+) -> FilePlan | None:
     """Return the plan to delete a file, if a rule says so for all of its names."""
-    for rule in rules.file_rules:
-        if all(rule.matches(PurePosixPath(name)) for name in item.names):
-            removal = Removal(rule=rule.id, what="file", count=1, bytes=item.size)
-            return FilePlan(
-                path=item.names[0],
-                links=item.names[1:],
-                size=item.size,
-                sha256=sha256(item.at(tree)),
-                action="delete",
-                after=0,
-                removals=(removal,),
-            )
-    return None
+    named = (
+        rule
+        for rule in rules.file_rules
+        if all(rule.matches(PurePosixPath(name)) for name in item.names)
+    )
+    rule = next(named, None) or unreached.rule_for(item)
+    if rule is None:
+        return None
+    return FilePlan(
+        path=item.names[0],
+        links=item.names[1:],
+        size=item.size,
+        sha256=sha256(item.at(tree)),
+        action="delete",
+        after=0,
+        removals=(Removal(rule=rule.id, what="file", count=1, bytes=item.size),),
+    )
 
 
 def _plan_duplicates(

@@ -25,15 +25,20 @@ __all__ = [
     "DuplicateRule",
     "FileRule",
     "GpuRule",
+    "Margin",
     "Policy",
     "Profile",
     "Rule",
     "SectionRule",
+    "UnreachedRule",
     "load_profile",
     "make_policy",
     "profile_names",
 ]
 
+# How far from what was reached an unreached file must lie to go: outside of every folder of which
+# something was reached; anywhere; or none goes.
+Margin = Literal["package", "file", "none"]
 _FOLDER = "rules"
 
 
@@ -120,13 +125,34 @@ class DuplicateRule(_Rule):
         return _matches(path, self.files)
 
 
+class UnreachedRule(_Rule):
+    """Removes files of packages that the traced models never opened.
+
+    Attributes:
+        packages: Folders of site-packages it speaks of, each with the distribution it comes from.
+        always: Patterns of files in them, relative to site-packages, that stay in any case.
+    """
+
+    removes: Literal["unreached"]
+    packages: dict[str, str]
+    always: tuple[str, ...] = ()
+
+    def covers(self, path: PurePosixPath) -> bool:
+        """True when the rule speaks of a file, given relative to site-packages."""
+        inside = any(path.is_relative_to(folder) for folder in self.packages)
+        return inside and not _matches(path, self.always)
+
+
 class GpuRule(_Rule):
     """Removes GPU code that no target needs."""
 
     removes: Literal["gpu-code"]
 
 
-Rule = Annotated[SectionRule | FileRule | DuplicateRule | GpuRule, Field(discriminator="removes")]
+Rule = Annotated[
+    SectionRule | FileRule | DuplicateRule | UnreachedRule | GpuRule,
+    Field(discriminator="removes"),
+]
 
 
 class Profile(BaseModel):
@@ -158,6 +184,11 @@ class Profile(BaseModel):
     def duplicate_rules(self) -> tuple[DuplicateRule, ...]:
         """The rules that let files share their content."""
         return tuple(rule for rule in self.rules if isinstance(rule, DuplicateRule))
+
+    @property
+    def unreached_rules(self) -> tuple[UnreachedRule, ...]:
+        """The rules that remove what was never reached."""
+        return tuple(rule for rule in self.rules if isinstance(rule, UnreachedRule))
 
     @property
     def gpu_rule(self) -> GpuRule | None:
@@ -204,6 +235,7 @@ class Policy:
         keep: What the user keeps, and
         also: what the user lets go beyond the profile's defaults, by the rules' `keep` words.
         trace: What the models that must work were seen to reach; None where none was traced.
+        margin: How far from that an unreached file must lie to go.
     """
 
     profile: Profile
@@ -212,6 +244,7 @@ class Policy:
     keep: tuple[str, ...]
     also: tuple[str, ...]
     trace: Trace | None
+    margin: Margin = "package"
 
     @property
     def sms(self) -> tuple[int, ...]:
@@ -227,6 +260,7 @@ def make_policy(
     keep: Collection[str] = (),
     also: Collection[str] = (),
     trace: Trace | None = None,
+    margin: Margin = "package",
 ) -> Policy:
     """Return a profile as it is to be followed.
 
@@ -237,6 +271,7 @@ def make_policy(
         keep: `keep` words of rules that are not followed.
         also: `keep` words of optional rules that are followed.
         trace: What the models reach; rules that depend on it are followed only with one.
+        margin: How far from what was reached an unreached file must lie to go.
 
     Raises:
         ConfigError: There is no such profile, or no rule with such a word.
@@ -254,7 +289,17 @@ def make_policy(
             f"profile {profile!r} removes GPU code, and no GPU was named",
             way_out="Add --cuda-arch, for instance --cuda-arch 90, or use --profile safe.",
         )
-    followed = tuple(rule for rule in whole.rules if rule.wanted(keep, also, trace))
+    if whole.unreached_rules and trace is None:
+        raise SlimError(
+            f"profile {profile!r} removes what models never reach, and none was traced",
+            way_out="Add --model PATH (or --trace FILE, made with `tfslim trace`).",
+        )
+    followed = tuple(
+        rule
+        for rule in whole.rules
+        if rule.wanted(keep, also, trace)
+        and not (isinstance(rule, UnreachedRule) and margin == "none")
+    )
     return Policy(
         profile=whole.model_copy(update={"rules": followed}),
         targets=targets,
@@ -262,4 +307,5 @@ def make_policy(
         keep=tuple(sorted(keep)),
         also=tuple(sorted(also)),
         trace=trace,
+        margin=margin,
     )

@@ -96,15 +96,16 @@ class Trace(_Data):
         """Refuse an environment whose files are not those that the trace speaks of.
 
         Args:
-            packages: The environment's distributions that matter, with their versions.
+            packages: Versions of the environment's distributions that matter, and of "python".
 
         Raises:
             SlimError: Some have another version, or TensorFlow is not there.
         """
+        traced = {**self.packages, "python": self.python}
         differ = [
-            f"{name}: traced {self.packages[name]}, here {packages[name]}"
+            f"{name}: traced {traced[name]}, here {packages[name]}"
             for name in sorted(packages)
-            if self.packages.get(name, packages[name]) != packages[name]
+            if traced.get(name, packages[name]) != packages[name]
         ]
         if "tensorflow" not in packages:
             differ.insert(0, f"tensorflow: traced {self.tensorflow}, not installed here")
