@@ -20,7 +20,7 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from tfslim.errors import DiskError, InputError, SlimError, VerifyError
-from tfslim.slim import layout, verify
+from tfslim.slim import layout, loader, verify
 from tfslim.slim.elf import PAGE, Elf, FormatRefusedError
 from tfslim.slim.pieces import Piece
 from tfslim.slim.plan import Content, FilePlan, Plan
@@ -402,13 +402,13 @@ def _apply_one(work: _Work) -> FileOutcome:
         return FileOutcome(
             path=item.path, before=item.size, after=item.size, state="restored", why=why
         )
-    loader: Literal["same", "absent", ""] = ""
-    if item.cuts.containers or item.cuts.spans:
-        loader = "same" if verify.LOADER.exists() else "absent"
+    answer: Literal["same", "absent", ""] = ""
+    if item.cuts.relocates:
+        answer = "same" if loader.LOADER.exists() else "absent"
     after = aside.stat().st_size
     _put(aside, work)
     return FileOutcome(
-        path=item.path, before=item.size, after=after, state="verified", loader=loader
+        path=item.path, before=item.size, after=after, state="verified", loader=answer
     )
 
 
@@ -467,9 +467,9 @@ def _write_proved(source: Path, aside: Path, work: _Work) -> str:
     except OSError as error:
         return f"it could not be written: {error}"
     problems = verify.verify_file(source, aside, work.plan.cuts)
-    if not problems and (work.plan.cuts.containers or work.plan.cuts.spans):
-        before = verify.loader_answer(source, work.library_path)
-        after = verify.loader_answer(aside, work.library_path)
+    if not problems and work.plan.cuts.relocates:
+        before = loader.loader_answer(source, work.library_path)
+        after = loader.loader_answer(aside, work.library_path)
         if before != after:
             problems.append(f"the loader now says: {_difference(before or '', after or '')}")
     return "; ".join(problems[:5])

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from tfslim import proc
 from tfslim.slim import fatbin
 from tfslim.slim.cuts import ContainerCut, FileCuts
 from tfslim.slim.elf import (
@@ -37,14 +34,9 @@ from tfslim.slim.elf import (
 )
 from tfslim.slim.fatbin import Container
 
-__all__ = ["LOADER", "loader_answer", "verify_file"]
+__all__ = ["verify_file"]
 
-LOADER: Final = Path("/lib64/ld-linux-x86-64.so.2")
-_LOADER_SECONDS: Final = 120.0
 _CHUNK: Final = 4 << 20
-# What may differ between two answers about the same content: addresses, and where things lie.
-_ADDRESS: Final = re.compile(r"0x[0-9a-f]+")
-_FOLDER: Final = re.compile(r"/\S*/")
 
 Range = tuple[int, int]
 
@@ -371,34 +363,3 @@ def _gaps(start: int, end: int, ranges: Sequence[Range]) -> Iterator[Range]:
         start = max(start, high)
     if start < end:
         yield start, end
-
-
-def loader_answer(path: Path, library_path: Sequence[Path] = ()) -> str | None:
-    """Return what the dynamic loader says of a library when it maps it and resolves everything.
-
-    This is `ldd -r`: the loader maps the file and all it needs, applies every relocation at once
-    (RTLD_NOW), names what it cannot resolve, and ends before any code of theirs runs, except
-    resolvers of IFUNC symbols. Addresses, folders and the library's own name are left out.
-
-    Args:
-        path: The library.
-        library_path: Folders in which what it needs may lie.
-
-    Returns:
-        None where this machine has no such loader.
-    """
-    if not LOADER.exists():
-        return None
-    done = proc.run(
-        [str(LOADER), str(path.absolute())],
-        env={
-            "LD_TRACE_LOADED_OBJECTS": "1",
-            "LD_WARN": "1",
-            "LD_BIND_NOW": "1",
-            "LD_LIBRARY_PATH": os.pathsep.join(str(folder) for folder in library_path),
-        },
-        timeout=_LOADER_SECONDS,
-    )
-    said = (done.stdout + done.stderr).replace(str(path.absolute()), "LIBRARY")
-    lines = sorted(_FOLDER.sub("", _ADDRESS.sub("ADDRESS", line)) for line in said.splitlines())
-    return "\n".join([f"exit {done.returncode}", *lines])

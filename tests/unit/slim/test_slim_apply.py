@@ -254,7 +254,7 @@ def test_a_loader_that_objects_restores_the_file(
 ) -> None:
     answers = {True: "exit 0\nall well", False: "exit 127\ncannot map LIBRARY"}
     monkeypatch.setattr(
-        apply.verify, "loader_answer", lambda path, _: answers[not path.name.startswith(".")]
+        apply.loader, "loader_answer", lambda path, _: answers[not path.name.startswith(".")]
     )
     outcome = apply_plan(make(tree), tree)
     assert {f.state for f in outcome.files if "plain" not in f.path} == {"restored"}

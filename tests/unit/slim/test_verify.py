@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import FIXTURES, planned
 
-from tfslim.slim import apply, layout, scan, verify
+from tfslim.slim import apply, layout, loader, scan, verify
 from tfslim.slim.cuts import FileCuts
 from tfslim.slim.elf import PT_LOAD, Elf
 
@@ -99,7 +99,7 @@ def test_a_truncated_or_foreign_result_is_caught(good: tuple[Path, Path, FileCut
 
 
 def test_the_loader_names_what_it_cannot_resolve() -> None:
-    answer = verify.loader_answer(FIXTURES / "libwrapped.so")
+    answer = loader.loader_answer(FIXTURES / "libwrapped.so")
     assert answer is not None
     assert answer.startswith("exit 0")
     assert "undefined" not in answer
@@ -112,9 +112,9 @@ def test_the_loader_objects_to_a_broken_library(tmp_path: Path) -> None:
         record = int(elf.relocations.record[0])
     struct.pack_into("<Q", data, record, 1 << 40)  # a relocation that writes where nothing is
     path.write_bytes(data)
-    assert verify.loader_answer(path) != verify.loader_answer(FIXTURES / "libwrapped.so")
+    assert loader.loader_answer(path) != loader.loader_answer(FIXTURES / "libwrapped.so")
 
 
 def test_without_a_loader_there_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "LOADER", Path("/nowhere/ld.so"))
-    assert verify.loader_answer(FIXTURES / "libplain.so") is None
+    monkeypatch.setattr(loader, "LOADER", Path("/nowhere/ld.so"))
+    assert loader.loader_answer(FIXTURES / "libplain.so") is None
