@@ -1,0 +1,220 @@
+"""The distributions installed in a tree, and which of them nothing but TensorFlow asks for.
+
+TensorFlow requires packages that only building or profiling uses (libclang, grpcio, setuptools).
+One of them may go only where nothing else needs it: no other distribution requires it, nobody asked
+for it by name, and no source outside of TensorFlow's own requirements imports it. Reads only.
+"""
+
+from __future__ import annotations
+
+import csv
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from email.parser import HeaderParser
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from tfslim.slim.plan import Note
+from tfslim.slim.rules import PackageRule, Policy
+from tfslim.slim.trace import module_name, package_path
+from tfslim.slim.tree import TreeFile
+
+__all__ = ["Distribution", "Packages", "installed"]
+
+# What these require is known not to need the packages that rules name (see each rule's proof).
+_KNOWN: Final = ("tensorflow", "tensorflow-cpu", "keras", "tf-keras", "tensorboard")
+# `python -m venv` and Python's images mark these as asked for by name, although nobody did.
+_WITH_PYTHON: Final = frozenset({"pip", "setuptools", "wheel"})
+_METADATA: Final = re.compile(r"(?P<info>[^/]+\.dist-info)/METADATA")
+# The standard library: it knows of pip and setuptools, and does without.
+_STANDARD: Final = re.compile(r"(?:^|/)lib(?:64)?/python3(?:\.\d+)?/")
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """An installed distribution.
+
+    Attributes:
+        tree: The tree it is in.
+        site: The site-packages folder it is in, relative to the tree, with a slash at the end.
+        info: Its .dist-info folder, relative to that.
+        name: Its normalised name.
+        requires: Normalised names of what it requires, extras aside.
+    """
+
+    tree: Path
+    site: str
+    info: str
+    name: str
+    requires: frozenset[str]
+
+    @property
+    def requested(self) -> bool:
+        """True where somebody asked for it by name (PEP 376's REQUESTED)."""
+        return (self.tree / self.site / self.info / "REQUESTED").exists()
+
+    @cached_property
+    def files(self) -> frozenset[str]:
+        """Its files within site-packages, relative to the tree; none where no RECORD lists them."""
+        record = self.tree / self.site / self.info / "RECORD"
+        if not record.is_file():
+            return frozenset()
+        with record.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
+            names = {posixpath.normpath(row[0]) for row in csv.reader(lines) if row}
+        inside = (name for name in names if not name.startswith(("/", "../")))
+        return frozenset(f"{self.site}{name}" for name in inside)
+
+    @cached_property
+    def modules(self) -> frozenset[str]:
+        """Names under which it is imported: grpcio is "grpc"."""
+        tops = {name.removeprefix(self.site).partition("/")[0] for name in self.files}
+        names = {top.partition(".")[0] for top in tops if not top.endswith((".dist-info", ".pth"))}
+        return frozenset(name for name in names if name.isidentifier())
+
+
+def installed(tree: Path, files: Iterable[TreeFile]) -> list[Distribution]:
+    """Return the distributions of all site-packages folders of a tree."""
+    return [
+        distribution
+        for item in files
+        for name in item.names
+        if name.endswith("/METADATA") and (distribution := _read(tree, name))
+    ]
+
+
+def _read(tree: Path, name: str) -> Distribution | None:
+    inside = package_path(name)
+    match = _METADATA.fullmatch(inside) if inside else None
+    if inside is None or match is None:
+        return None
+    text = (tree / name).read_text(encoding="utf-8", errors="replace")
+    headers = HeaderParser().parsestr(text)
+    return Distribution(
+        tree=tree,
+        site=name.removesuffix(inside),
+        info=match["info"],
+        name=canonicalize_name(headers.get("Name") or match["info"].partition("-")[0]),
+        requires=frozenset(_required(headers.get_all("Requires-Dist") or ())),
+    )
+
+
+def _required(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        try:
+            requirement = Requirement(line)
+        except InvalidRequirement:
+            requirement = Requirement(re.split(r"[^A-Za-z0-9._-]", line.strip(), maxsplit=1)[0])
+        marker = requirement.marker
+        extra = "and-cuda" in str(marker) if marker else False
+        if extra or marker is None or "extra" not in str(marker):
+            yield canonicalize_name(requirement.name)
+
+
+class Packages:
+    """What a policy's rules about whole distributions mean for one tree.
+
+    Args:
+        tree: The tree.
+        files: All of its files.
+        policy: The rules. A rule that the user named with `--also` is followed whoever needs it.
+    """
+
+    def __init__(self, tree: Path, files: Sequence[TreeFile], policy: Policy) -> None:
+        self.notes: list[Note] = []
+        self._rules: dict[str, PackageRule] = {}
+        named: dict[str, PackageRule] = {
+            canonicalize_name(name): rule
+            for rule in policy.profile.package_rules
+            for name in rule.distributions
+        }
+        found = installed(tree, files) if named else []
+        others = _Others(tree, files, found)
+        for distribution in found:
+            rule = named.get(distribution.name)
+            if rule is None:
+                continue
+            why = "" if rule.keep in policy.also else others.why_needed(distribution)
+            if why:
+                path = f"{distribution.site}{distribution.info}"
+                way_out = f"--also {rule.keep} removes it all the same"
+                text = f"{distribution.name} stays: {why}; {way_out}"
+                self.notes.append(Note(path=path, bytes=0, why=text))
+            else:
+                self._rules.update(dict.fromkeys(distribution.files, rule))
+
+    def rule_for(self, item: TreeFile) -> PackageRule | None:
+        """Return the rule that lets a file go under all of its names; None where it stays."""
+        rules = [self._rules.get(module_name(name)) for name in item.names]
+        return rules[0] if all(rules) else None
+
+
+class _Others:
+    """Everything in a tree that is not TensorFlow's own, asked what it needs."""
+
+    def __init__(
+        self, tree: Path, files: Sequence[TreeFile], found: Sequence[Distribution]
+    ) -> None:
+        self._tree = tree
+        self._found = found
+        self._closed = {site: _closure(site, found) for site in {item.site for item in found}}
+        self._names = [name for item in files for name in item.names if name.endswith(".py")]
+
+    def why_needed(self, distribution: Distribution) -> str:
+        """Return who else needs a distribution; nothing where nobody does."""
+        known = self._closed[distribution.site]
+        asked = distribution.requested and distribution.name not in _WITH_PYTHON
+        if asked and not self._all_requested(distribution.site):
+            return "somebody asked for it by name (REQUESTED)"
+        for other in self._found:
+            outside = other.site == distribution.site and other.name not in known
+            if outside and distribution.name in other.requires:
+                return f"{other.name} requires it"
+        for module in sorted(distribution.modules):
+            if module in self._imports:
+                return f"{self._imports[module]} imports {module}"
+        return ""
+
+    def _all_requested(self, site: str) -> bool:
+        """True where everything was asked for by name, as a lock file does: that says nothing."""
+        known = [d for d in self._found if d.site == site and d.name in self._closed[site]]
+        return all(item.requested for item in known)
+
+    @cached_property
+    def _imports(self) -> dict[str, str]:
+        """The first source outside of TensorFlow's requirements that imports each module."""
+        known = {
+            name
+            for item in self._found
+            if item.name in self._closed[item.site]
+            for name in item.files
+        }
+        first: dict[str, str] = {}
+        for name in self._names:
+            standard = _STANDARD.search(name) and package_path(name) is None
+            if not standard and name not in known:
+                source = (self._tree / name).read_bytes()
+                for module in _IMPORT.findall(source):
+                    first.setdefault(module.decode("ascii"), name)
+        return first
+
+
+# Imports at the outermost level: what a module cannot do without.
+_IMPORT: Final = re.compile(rb"^(?:import|from)[ \t]+([A-Za-z_][A-Za-z0-9_]*)", re.MULTILINE)
+
+
+def _closure(site: str, found: Sequence[Distribution]) -> frozenset[str]:
+    """Return TensorFlow and all that it requires, directly or not."""
+    requires = {item.name: item.requires for item in found if item.site == site}
+    known: set[str] = set(_WITH_PYTHON)
+    todo = [name for name in (*_KNOWN, *_WITH_PYTHON) if name in requires]
+    while todo:
+        name = todo.pop()
+        known.add(name)
+        todo += [other for other in requires.get(name, ()) if other not in known]
+    return frozenset(known)
