@@ -40,6 +40,7 @@ __all__ = [
     "SHT_SYMTAB",
     "Elf",
     "FormatRefusedError",
+    "OtherMachineError",
     "Relocations",
     "Section",
     "Segment",
@@ -89,6 +90,10 @@ _MAX_SECTIONS: Final = 16384
 
 class FormatRefusedError(ValueError):
     """A file or structure is not one that this reader knows; nothing is guessed about it."""
+
+
+class OtherMachineError(FormatRefusedError):
+    """A file is not for x86-64 at all: nothing in it can meet anything that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +204,7 @@ class Elf:
         self.size = self._file.seek(0, 2)
         if self.size < FILE_HEADER.size:
             self._file.close()
-            raise FormatRefusedError("too short for an ELF header")
+            raise OtherMachineError("too short for an ELF header")
         self.data = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             self._read_header()
@@ -241,16 +246,16 @@ class Elf:
     def _read_header(self) -> None:
         ident = self.data[:16]
         if ident[:4] != b"\x7fELF":
-            raise FormatRefusedError("not an ELF file")
+            raise OtherMachineError("not an ELF file")
         if ident[4] != 2:
-            raise FormatRefusedError("32-bit ELF; only 64-bit is known")
+            raise OtherMachineError("32-bit ELF; only 64-bit is known")
         if ident[5] != 1:
-            raise FormatRefusedError("big-endian ELF; only little-endian is known")
+            raise OtherMachineError("big-endian ELF; only little-endian is known")
         fields = FILE_HEADER.unpack_from(self.data)
         (_, self.type, machine, _, _, self.phoff, self.shoff, _) = fields[:8]
         (ehsize, phentsize, self.phnum, shentsize, self.shnum, self.shstrndx) = fields[8:]
         if machine != _EM_X86_64:
-            raise FormatRefusedError(f"machine {machine}; only x86-64 (62) is known")
+            raise OtherMachineError(f"machine {machine}; only x86-64 (62) is known")
         if ehsize != FILE_HEADER.size or (self.phnum and phentsize != SEGMENT_HEADER.size):
             raise FormatRefusedError("header sizes are not those of ELF64")
         if self.shoff and shentsize != SECTION_HEADER.size:

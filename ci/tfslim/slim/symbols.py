@@ -100,9 +100,17 @@ class Symbols:
         return self.strings[offset:end]
 
     def names(self, indices: npt.NDArray[np.intp] | None = None) -> list[bytes]:
-        """Return the names of symbols, of all without indices."""
-        offsets = self.entries["name"] if indices is None else self.entries["name"][indices]
-        return [self.string(offset) for offset in offsets.tolist()]
+        """Return the names of symbols, of all without indices.
+
+        Raises:
+            FormatRefusedError: One does not end within the string table.
+        """
+        starts = self.entries["name"] if indices is None else self.entries["name"][indices]
+        strings, offsets = self.strings, starts.tolist()
+        ends = [strings.find(b"\0", offset) for offset in offsets]
+        if min(ends, default=0) < 0:
+            raise FormatRefusedError("a name does not end within the string table")
+        return [strings[offset:end] for offset, end in zip(offsets, ends, strict=True)]
 
 
 @dataclass(frozen=True)
