@@ -21,7 +21,7 @@ from docker import DockerClient
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from tfslim import __version__, cli_slim, doctor, pipeline
+from tfslim import __version__, cli_slim, cli_verify, doctor, pipeline
 from tfslim.config import Config, json_schema, load_config
 from tfslim.engine import embedded
 from tfslim.engine.engine import Engine, find_engine
@@ -29,6 +29,7 @@ from tfslim.errors import DiskError, EngineError, TfslimError
 from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspect_text import render_text
+from tfslim.parity.gate import verify
 from tfslim.plan import Build, disk_bytes, make_plan, matrix
 from tfslim.report import render
 from tfslim.report.record import RunRecord, broken_budgets
@@ -240,6 +241,77 @@ def slim_verb(
     error = result.outcome.error()
     if error is not None:
         raise error
+
+
+@cli.command("verify")
+@click.argument("stock")
+@click.argument("slim")
+@click.option(
+    "--model",
+    multiple=True,
+    metavar="PATH",
+    help="SavedModel folder, .keras file, or demo:basic-pitch; repeat it for more. Without it a "
+    "zoo of small models of many kinds, made by STOCK.",
+)
+@click.option(
+    "--input",
+    "input_files",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help=".npz file of real inputs, by input name; repeat it for more.",
+)
+@click.option("--batch", default="1,3", show_default=True, help="Batch sizes.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 1000), default=2, show_default=True, help="Made-up inputs."
+)
+@click.option(
+    "--unknown-size",
+    type=click.IntRange(0, 1 << 20),
+    default=32,
+    show_default=True,
+    help="Size of unknown dimensions other than the batch.",
+)
+@click.option("--rtol", type=click.FloatRange(0), help="Relative tolerance in place of the rule's.")
+@click.option("--atol", type=click.FloatRange(0), help="Absolute tolerance in place of the rule's.")
+@click.option(
+    "--gpu", type=click.Choice(["auto", "off", "required"]), default="auto", show_default=True
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(1),
+    default=600.0,
+    show_default=True,
+    help="Seconds for one model on one side.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the verdict."
+)
+@_verb
+def verify_verb(
+    common: _Common, stock: str, slim: str, output: Path | None, **options: Any
+) -> None:
+    """Prove that SLIM answers as STOCK does: same models and inputs through both, all compared.
+
+    Each is a virtual environment, an unpacked root file system, or an image of the engine. Values
+    have to agree bit for bit on a CPU and under deterministic ops, within a tolerance on a GPU
+    otherwise; errors have to be the same errors. Exit code 0: passed; 11: failed; 21: inconclusive.
+
+    \b
+    tfslim verify .venv .venv-slim
+    tfslim verify my/model:1.2 my/model:1.2-slim --model ./my_model --input sample.npz
+    tfslim verify .venv .venv-slim --model demo:basic-pitch --batch 1,8 --output verdict.json
+    """  # noqa: D301 (click takes a backspace as "do not wrap")
+    request = cli_verify.request(stock, slim, **options)
+    verdict = verify(request, _client(common.ui), common.ui)
+    if output is not None:
+        cli_verify.write(verdict, output)
+        common.ui.note(f"written: {output}")
+    common.show(verdict.model_dump(mode="json"), cli_verify.render(verdict))
+    error = cli_verify.error_of(verdict)
+    if error is not None:
+        raise error
+    if verdict.outcome == "inconclusive":
+        sys.exit(cli_verify.EXIT_INCONCLUSIVE)
 
 
 @cli.command("bench")

@@ -6,7 +6,7 @@ something: passed. Two that agree on nothing but errors, or cannot be asked: inc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -23,6 +23,7 @@ __all__ = [
     "Rule",
     "Side",
     "Verdict",
+    "merged",
     "worst",
 ]
 
@@ -130,6 +131,24 @@ class ModelVerdict(_Record):
     reason: str = ""
     notes: tuple[str, ...] = ()
     calls: tuple[CallVerdict, ...] = ()
+
+
+def merged(rounds: Sequence[ModelVerdict]) -> ModelVerdict:
+    """Join the verdicts on one model in several modes.
+
+    A difference in any mode fails it. Else one mode that shows equality is enough: some models
+    give other results each run by default, others use ops that have no deterministic form.
+    """
+    outcomes = [verdict.outcome for verdict in rounds]
+    outcome: Outcome = "failed" if "failed" in outcomes else min(outcomes, key=_ORDER.index)
+    reasons = dict.fromkeys(verdict.reason for verdict in rounds if verdict.reason)
+    return ModelVerdict(
+        name=rounds[0].name,
+        outcome=outcome,
+        reason="\n".join(reasons),
+        notes=tuple(dict.fromkeys(note for verdict in rounds for note in verdict.notes)),
+        calls=tuple(call for verdict in rounds for call in verdict.calls),
+    )
 
 
 class Side(_Record):

@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,15 @@ _STORY = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "
 def main() -> int:
     """Write the models named, or all."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--version", action="store_true", help="say TensorFlow's version only")
     parser.add_argument("names", nargs="*", metavar="NAME", help=" ".join(_MAKERS))
     options = parser.parse_args()
+    if options.version:
+        sys.stdout.write(f"zoo: {_version()}\n")
+        return 0
+    if options.out is None:
+        parser.error("the folder OUT is missing")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     global tf  # noqa: PLW0603 (see its definition)
     import tensorflow  # type: ignore  # noqa: PLC0415
@@ -42,6 +49,16 @@ def main() -> int:
         sys.stdout.flush()
         _write(name, options.out)
     return 0
+
+
+def _version() -> str:
+    """Return TensorFlow's version without the seconds that importing it takes."""
+    for name in ("tensorflow", "tensorflow-cpu", "tf-nightly"):
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return ""
 
 
 def _write(name: str, out: Path) -> None:
