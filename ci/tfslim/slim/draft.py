@@ -11,9 +11,11 @@ from tfslim.slim import layout, scan
 from tfslim.slim.choice import Choice
 from tfslim.slim.cuts import FileCuts
 from tfslim.slim.elf import ET_DYN, ET_EXEC, PT_INTERP, Elf, FormatRefusedError
+from tfslim.slim.exports import rebuild
 from tfslim.slim.plan import FilePlan, Note, Removal
 from tfslim.slim.rules import GpuRule, Profile
 from tfslim.slim.tree import TreeFile, sha256
+from tfslim.slim.unasked import Unasked
 
 __all__ = ["plan_file"]
 
@@ -21,9 +23,23 @@ _PROGRAMS: Final = (ET_DYN, ET_EXEC)
 
 
 def plan_file(
-    tree: Path, item: TreeFile, rules: Profile, sms: Sequence[int], *, keep_ptx: bool
+    tree: Path,
+    item: TreeFile,
+    rules: Profile,
+    sms: Sequence[int],
+    *,
+    keep_ptx: bool,
+    unasked: Unasked | None = None,
 ) -> tuple[FilePlan | None, tuple[Note, ...]]:
     """Plan one ELF file.
+
+    Args:
+        tree: The tree.
+        item: The file.
+        rules: What may go.
+        sms: GPUs to serve.
+        keep_ptx: Whether one PTX is kept for other GPUs.
+        unasked: Which of its exported names nobody else asks for; None where that was not asked.
 
     Returns:
         What happens to it (None: nothing), and what was left alone and why.
@@ -32,6 +48,8 @@ def plan_file(
     try:
         with Elf(item.at(tree)) as elf:
             draft = _Draft(elf, name, rules, sms, keep_ptx=keep_ptx)
+            if unasked is not None:
+                draft.hide(unasked)
             if draft.cuts == FileCuts():
                 return None, tuple(draft.notes)
             after = layout.lay_out(elf, draft.cuts).size
@@ -60,6 +78,7 @@ class _Draft:
     ) -> None:
         self._elf = elf
         self._name = name
+        self._rules = rules
         self.notes: list[Note] = []
         self.removals: list[Removal] = []
         sections = self._sections(rules)
@@ -114,9 +133,26 @@ class _Draft:
         )
         self.removals += _summed(rule.id, choice.dropped)
 
+    def hide(self, unasked: Unasked) -> None:
+        """Take out exported names that nobody asks for; none where the format is not known."""
+        rule = self._rules.export_rule(PurePosixPath(self._name))
+        refusal = unasked.refusal or _unmappable(self._elf)
+        if not refusal and unasked.symbols:
+            try:
+                rebuild(self._elf, self._elf.relocations, unasked.symbols)
+            except FormatRefusedError as error:
+                refusal = str(error)
+        if refusal:
+            self._note(unasked.bytes, f"exported names stay: {refusal}")
+        elif rule is not None and unasked.symbols:
+            self.cuts = self.cuts.model_copy(update={"hidden": unasked.symbols})
+            count = sum(count for _, count in unasked.symbols)
+            removal = Removal(rule=rule.id, what="exported name", count=count, bytes=unasked.bytes)
+            self.removals.append(removal)
+
 
 def _unmappable(elf: Elf) -> str:
-    """Return why a file with GPU code cannot be laid out anew; empty when it can."""
+    """Return why a file's loaded part cannot be laid out anew; empty when it can."""
     if elf.type != ET_DYN or any(segment.type == PT_INTERP for segment in elf.segments):
         return "a program, which the kernel maps by itself; only libraries are rewritten"
     return "" if elf.sections else "no section table"

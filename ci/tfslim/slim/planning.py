@@ -15,6 +15,7 @@ from tfslim.slim.plan import FilePlan, Note, Plan, Removal
 from tfslim.slim.pool import Pool
 from tfslim.slim.rules import Policy, Profile
 from tfslim.slim.tree import TreeFile, sha256, tree_files
+from tfslim.slim.unasked import Unasked, unasked_names
 from tfslim.slim.unreached import Unreached
 from tfslim.ui import Ui
 
@@ -52,10 +53,15 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
         ]
         whole += _plan_duplicates(tree, files, rules, pool)
         gone = {item.path for item in whole}
-        work = [
-            _Work(tree, item, rules, policy.sms, policy.keep_ptx)
+        programs = [
+            item
             for item in files
             if item.names[0] not in gone and item.size >= _SMALLEST and scan.is_elf(item.at(tree))
+        ]
+        unasked = _unasked(tree, programs, rules, pool)
+        work = [
+            _Work(tree, item, rules, policy.sms, policy.keep_ptx, unasked.get(item.names[0]))
+            for item in programs
         ]
         results = pool.run(
             f"Planning {tree}",
@@ -86,6 +92,20 @@ class _Work:
     rules: Profile
     sms: tuple[int, ...]
     keep_ptx: bool
+    unasked: Unasked | None
+
+
+def _unasked(
+    tree: Path, programs: Sequence[TreeFile], rules: Profile, pool: Pool
+) -> dict[str, Unasked]:
+    """Return, for the libraries whose exported names may go, those that nobody asks for."""
+    names = [item.names[0] for item in programs]
+    found = {name: rules.export_rule(PurePosixPath(name)) for name in names}
+    prefixes = {name: rule.prefix for name, rule in found.items() if rule is not None}
+    if not prefixes:
+        return {}
+    with pool.ui.step("Looking who asks for exported names", None):
+        return unasked_names(tree, prefixes, names)
 
 
 def _plan_whole(
@@ -176,4 +196,11 @@ def _linked(
 
 
 def _plan_work(work: _Work) -> tuple[FilePlan | None, tuple[Note, ...]]:
-    return plan_file(work.tree, work.file, work.rules, work.sms, keep_ptx=work.keep_ptx)
+    return plan_file(
+        work.tree,
+        work.file,
+        work.rules,
+        work.sms,
+        keep_ptx=work.keep_ptx,
+        unasked=work.unasked,
+    )

@@ -24,6 +24,7 @@ from tfslim.slim.trace import Trace, module_name, package_path
 
 __all__ = [
     "DuplicateRule",
+    "ExportRule",
     "FileRule",
     "GpuRule",
     "GuardRule",
@@ -206,6 +207,23 @@ class UnreachedRule(_Rule):
         return inside and not _matches(path, self.always)
 
 
+class ExportRule(_Rule):
+    """Removes names from libraries' tables of exported symbols that nobody else asks for.
+
+    Attributes:
+        files: Patterns of the libraries.
+        prefix: How the names begin that may go; all others stay.
+    """
+
+    removes: Literal["exports"]
+    files: tuple[str, ...]
+    prefix: str
+
+    def matches(self, path: PurePosixPath) -> bool:
+        """True when the library's names may go."""
+        return _matches(path, self.files)
+
+
 class GpuRule(_Rule):
     """Removes GPU code that no target needs."""
 
@@ -219,6 +237,7 @@ Rule = Annotated[
     | RecordRule
     | DuplicateRule
     | UnreachedRule
+    | ExportRule
     | GpuRule
     | GuardRule,
     Field(discriminator="removes"),
@@ -274,6 +293,11 @@ class Profile(BaseModel):
     def unreached_rules(self) -> tuple[UnreachedRule, ...]:
         """The rules that remove what was never reached."""
         return tuple(rule for rule in self.rules if isinstance(rule, UnreachedRule))
+
+    def export_rule(self, path: PurePosixPath) -> ExportRule | None:
+        """Return the rule by which names of a library may go, where there is one."""
+        exports = (rule for rule in self.rules if isinstance(rule, ExportRule))
+        return next((rule for rule in exports if rule.matches(path)), None)
 
     @property
     def gpu_rule(self) -> GpuRule | None:
