@@ -1,0 +1,172 @@
+"""The gate: install a chosen set into a fresh environment and see that TensorFlow works with it.
+
+Every check has a state: passed, failed, or not run with the reason. A set with a failed check is
+refused; what was not run stands in the lock's header.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from tfslim import proc
+from tfslim.errors import VerifyError
+from tfslim.gpu import find_gpus
+from tfslim.pins import environments, speed
+from tfslim.pins.lockfile import Resolution, resolve
+from tfslim.pins.settings import IndexSettings
+from tfslim.ui import Ui
+
+__all__ = ["Check", "Gate", "refuse"]
+
+_ROOT: Final = Path(__file__).resolve().parents[3]
+_CHECK_CUDA: Final = _ROOT / "dockerfiles" / "build" / "check_cuda.py"
+_FAKE_DRIVER: Final = _ROOT / "tests" / "fixtures" / "fake-driver"
+_DRIVER: Final = {"cuda.c": "libcuda.so.1", "nvml.c": "libnvidia-ml.so.1"}
+_COUNT_GPUS: Final = "import tensorflow; print(len(tensorflow.config.list_physical_devices('GPU')))"
+_SECONDS: Final = 600.0
+_LAUNCHES: Final = 7
+
+
+class Check(BaseModel):
+    """One check of a set.
+
+    Attributes:
+        name: What was checked.
+        state: How it ended.
+        detail: Figures, or why it failed or was not run.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    state: Literal["passed", "failed", "not run"]
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """Return it as one line."""
+        return f"{self.state}: {self.name}" + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Where and with what sets are tried.
+
+    Attributes:
+        settings: Where packages come from.
+        folder: For environments; they are deleted when the checks are done.
+        ui: Shows progress.
+        reference: An environment with the same TensorFlow and the newest versions; made when None
+            and needed.
+    """
+
+    settings: IndexSettings
+    folder: Path
+    ui: Ui
+    reference: Path | None = None
+
+    def check(self, wanted: Resolution) -> list[Check]:
+        """Install a set and check it; ends with the first check that fails.
+
+        Raises:
+            DiskError: An environment does not fit.
+            NetworkError: A package cannot be had.
+        """
+        interpreter, python = environments.find_python(wanted.python)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        checks: list[Check] = []
+        here = replace(wanted, python=python)
+        with tempfile.TemporaryDirectory(prefix="gate-", dir=self.folder) as scratch:
+            tree = self._install(Path(scratch) / "chosen", interpreter, here)
+            for check in self._checks(tree, Path(scratch), here, interpreter):
+                self.ui.note(str(check))
+                checks.append(check)
+                if check.state == "failed":
+                    break
+        return checks
+
+    def _checks(
+        self, tree: Path, scratch: Path, wanted: Resolution, interpreter: str
+    ) -> Iterator[Check]:
+        yield Check(name=f"installs with its hashes on Python {wanted.python}", state="passed")
+        yield self._libraries(tree)
+        gpus = find_gpus().gpus
+        yield self._lists_gpu(tree) if gpus else self._lists_stand_in(tree, scratch)
+        if not gpus:
+            yield Check(
+                name="GPU numerics and speed", state="not run", detail="not measured: no GPU"
+            )
+            return
+        newest = replace(wanted, pins={})
+        reference = self.reference or self._install(scratch / "newest", interpreter, newest)
+        yield self._speed(tree, reference)
+
+    def _install(self, tree: Path, interpreter: str, wanted: Resolution) -> Path:
+        lock = tree.with_suffix(".txt")
+        lock.write_text(resolve(wanted, self.settings), encoding="utf-8")
+        environments.install(interpreter, lock, tree, self.settings, self.ui)
+        return tree
+
+    def _libraries(self, tree: Path) -> Check:
+        """TensorFlow opens each CUDA library through its own stubs, and the loader the rest."""
+        done = environments.run_python(tree, [str(_CHECK_CUDA)], timeout=_SECONDS)
+        return _judged("TensorFlow opens every CUDA library", done, done.ok)
+
+    def _lists_gpu(self, tree: Path) -> Check:
+        done = environments.run_python(tree, ["-c", _COUNT_GPUS], timeout=_SECONDS)
+        return _judged("TensorFlow lists the GPU", done, done.ok and done.stdout.strip() != "0")
+
+    def _lists_stand_in(self, tree: Path, scratch: Path) -> Check:
+        """Say whether the stand-in's GPU is listed: only if no library is lacking."""
+        name = "TensorFlow lists a GPU with a stand-in for the driver"
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            return Check(name=name, state="not run", detail="no C compiler to make it")
+        driver = scratch / "driver"
+        driver.mkdir()
+        for source, library in _DRIVER.items():
+            command = [compiler, "-shared", "-fPIC", "-w", "-o", str(driver / library)]
+            made = proc.run([*command, str(_FAKE_DRIVER / source)])
+            if not made.ok:
+                return Check(name=name, state="not run", detail="the stand-in does not compile")
+        done = environments.run_python(tree, ["-c", _COUNT_GPUS], extra=[driver], timeout=_SECONDS)
+        return _judged(name, done, done.ok and done.stdout.strip() == "1")
+
+    def _speed(self, tree: Path, reference: Path) -> Check:
+        """No kind of work is certainly slower than with the newest versions."""
+        name = "speed on the GPU, times the newest versions' time"
+        times = speed.measure(_launch_on_gpu, [tree, reference], _LAUNCHES)
+        slower, figures = speed.compare(*times)
+        if slower:
+            return Check(name=name, state="failed", detail=f"slower: {'; '.join(slower)}")
+        return Check(name=name, state="passed", detail="; ".join(figures))
+
+
+def _launch_on_gpu(tree: Path) -> str:
+    done = environments.run_python(tree, [str(speed.PROBE), "/GPU:0"], timeout=_SECONDS)
+    if not done.ok:
+        raise VerifyError(f"the speed probe failed in {tree.name}", why=done.tail)
+    return done.stdout
+
+
+def _judged(name: str, done: proc.Completed, good: bool) -> Check:
+    detail = "" if good else "\n".join(done.tail.splitlines()[-8:])
+    return Check(name=name, state="passed" if good else "failed", detail=detail)
+
+
+def refuse(checks: Sequence[Check]) -> VerifyError | None:
+    """Return the error of a set that failed a check; None for one that passed."""
+    bad = next((check for check in checks if check.state == "failed"), None)
+    if bad is None:
+        return None
+    return VerifyError(
+        f"the chosen versions were refused: {bad.name}",
+        why=bad.detail,
+        way_out="No lock was written. --objective or --all may give another set.",
+    )
