@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 import click
 from docker import DockerClient
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from tfslim import __version__, cli_slim, cli_verify, doctor, pipeline
+from tfslim import __version__, cli_slim, cli_trace, cli_verify, doctor, pipeline
 from tfslim.config import Config, json_schema, load_config
 from tfslim.engine import embedded
 from tfslim.engine.engine import Engine, find_engine
@@ -30,10 +30,12 @@ from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspect_text import render_text
 from tfslim.parity.gate import verify
+from tfslim.parity.tracing import trace_models
 from tfslim.plan import Build, disk_bytes, make_plan, matrix
 from tfslim.report import render
 from tfslim.report.record import RunRecord, broken_budgets
-from tfslim.slim.rules import profile_names
+from tfslim.slim.rules import Margin, profile_names
+from tfslim.slim.trace import Trace
 from tfslim.ui import Ui, human_bytes
 
 __all__ = ["cli", "main"]
@@ -173,6 +175,23 @@ def inspect_verb(common: _Common, source: str, cuda_arch: str | None) -> None:
     common.show(data, Group(*shown))
 
 
+_model_option = click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="PATH",
+    help="Trace this model: SavedModel folder, .keras file, or demo:basic-pitch; repeat it for "
+    "more.",
+)
+_trace_input_option = click.option(
+    "--trace-input",
+    "trace_inputs",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help=".npz file of real inputs, by input name; repeat it for more.",
+)
+
+
 @cli.command("slim")
 @click.argument("source")
 @click.option(
@@ -185,7 +204,8 @@ def inspect_verb(common: _Common, source: str, cuda_arch: str | None) -> None:
     type=click.Choice(profile_names()),
     default="arch",
     show_default=True,
-    help="safe: what no program opens; arch: also GPU code for other architectures.",
+    help="safe: what no program opens; arch: also GPU code for other architectures; inference: "
+    "also what serving never uses; workload: also what the traced models never reach.",
 )
 @click.option(
     "--keep-ptx/--no-keep-ptx",
@@ -196,6 +216,24 @@ def inspect_verb(common: _Common, source: str, cuda_arch: str | None) -> None:
     "--keep", multiple=True, metavar="RULE", help="Do not follow this rule; --explain names them."
 )
 @click.option("--also", multiple=True, metavar="RULE", help="Follow this optional rule, too.")
+@_model_option
+@_trace_input_option
+@click.option(
+    "--trace",
+    "traces",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="What models reach, made with `tfslim trace`; repeat it for more.",
+)
+@click.option("--save-trace", type=click.Path(path_type=Path), help="Write the trace that is used.")
+@click.option(
+    "--margin",
+    type=click.Choice(get_args(Margin)),
+    default="package",
+    show_default=True,
+    help="Modules that go with profile workload: in packages of which no traced model reached "
+    "anything; every file not reached; none.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="New folder, or archive.")
 @click.option("-t", "--tag", help="Reference of the new image.")
 @click.option("--in-place", is_flag=True, help="Change the folder itself, file by file.")
@@ -224,6 +262,7 @@ def slim_verb(
     tfslim slim .venv --cuda-arch native --dry-run --explain
     tfslim slim .venv --cuda-arch 90 --in-place
     tfslim slim my/model:1.2 --cuda-arch 80,90 --tag my/model:1.2-slim
+    tfslim slim .venv --cuda-arch 90 --profile workload --model my_model --output .venv-slim
     """  # noqa: D301 (click takes a backspace as "do not wrap")
     request = cli_slim.Request(**options)
     if emit_dockerfile:
@@ -241,6 +280,48 @@ def slim_verb(
     error = result.outcome.error()
     if error is not None:
         raise error
+
+
+@cli.group("trace", cls=cli_trace.TraceGroup)
+def trace_group() -> None:
+    """Record what models reach, for `tfslim slim --profile workload --trace FILE`.
+
+    \b
+    tfslim trace .venv --model my_model --trace-input sample.npz -o trace.json
+    tfslim trace my/image:1.2 --model demo:basic-pitch -o trace.json
+    tfslim trace merge one.json other.json -o trace.json
+    """  # noqa: D301 (click takes a backspace as "do not wrap")
+
+
+_trace_output_option = click.option(
+    "-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Write the trace."
+)
+
+
+@trace_group.command("run")
+@click.argument("source")
+@_model_option
+@_trace_input_option
+@click.option("--batch", default="1,3", show_default=True, help="Batch sizes.")
+@_trace_output_option
+@_verb
+def trace_run(common: _Common, source: str, output: Path | None, **options: Any) -> None:
+    """Run models in SOURCE, a stock tree or image, and record what they reach.
+
+    Every signature is run with made-up inputs of each batch size, with wrong ones, and with those
+    of --trace-input. Nobody else should use the tree meanwhile: what they open is recorded, too.
+    """
+    request = cli_trace.request(source, **options)
+    _show_trace(common, trace_models(request, _client(common.ui), common.ui), output)
+
+
+@trace_group.command("merge")
+@click.argument("traces", nargs=-1, required=True, type=click.Path(path_type=Path))
+@_trace_output_option
+@_verb
+def trace_merge(common: _Common, traces: tuple[Path, ...], output: Path | None) -> None:
+    """Make one trace of everything that several TRACES reached."""
+    _show_trace(common, cli_trace.merged(traces), output)
 
 
 @cli.command("verify")
@@ -449,6 +530,14 @@ def _fail(ui: Ui, error: TfslimError) -> NoReturn:
         click.echo(json.dumps(error.as_dict(), indent=2))
     ui.error(error)
     sys.exit(error.exit_code)
+
+
+def _show_trace(common: _Common, trace: Trace, output: Path | None) -> None:
+    """Write a trace where that was asked for, and show it in a few lines."""
+    if output is not None:
+        trace.save(output)
+        common.ui.note(f"written: {output}")
+    common.show(trace.model_dump(mode="json"), "\n".join(trace.describe()))
 
 
 def _line(

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tfslim import cli_trace
 from tfslim.errors import ConfigError
 from tfslim.images.inspect import source_kind
 from tfslim.images.rewrite import Rewriting, Rewritten
 from tfslim.images.slim_image import plan_image, slim_image
+from tfslim.parity.tracing import trace_models
 from tfslim.slim import plan as plans
+from tfslim.slim import trace as traces
 from tfslim.slim.apply import Outcome, apply_plan
 from tfslim.slim.archs import parse_targets
 from tfslim.slim.plan import Plan
 from tfslim.slim.planning import make_plan
-from tfslim.slim.rules import Policy, make_policy
+from tfslim.slim.rules import Margin, Policy, make_policy
+from tfslim.slim.trace import Trace
 from tfslim.ui import Ui, human_bytes
 
 if TYPE_CHECKING:
@@ -39,6 +43,11 @@ class Request:
         keep_ptx: Keep one PTX for GPUs not named; None follows the GPUs' own default.
         keep: Words of rules that are not followed.
         also: Words of optional rules that are.
+        models: Models to trace first, for profile workload.
+        trace_inputs: Files with real inputs for them.
+        traces: Traces made earlier, used as well.
+        save_trace: Where to write the trace that is used.
+        margin: How far from what was reached an unreached file must lie to go.
         saved_plan: A plan saved earlier, in place of a new one.
         output: New folder (from a folder) or archive (from an image).
         tag: Reference of the new image.
@@ -53,6 +62,11 @@ class Request:
     keep_ptx: bool | None = None
     keep: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    trace_inputs: tuple[Path, ...] = ()
+    traces: tuple[Path, ...] = ()
+    save_trace: Path | None = None
+    margin: Margin = "package"
     saved_plan: Path | None = None
     output: Path | None = None
     tag: str | None = None
@@ -60,8 +74,8 @@ class Request:
     compression: Literal["zstd", "gzip"] = "zstd"
     level: int | None = None
 
-    def policy(self) -> Policy:
-        """Return the rules to follow.
+    def policy(self, trace: Trace | None = None) -> Policy:
+        """Return the rules to follow, given what models were seen to reach.
 
         Raises:
             TfslimError: See `archs.parse_targets` and `rules.make_policy`.
@@ -72,7 +86,30 @@ class Request:
             keep_ptx=self.keep_ptx,
             keep=self.keep,
             also=self.also,
+            trace=trace,
+            margin=self.margin,
         )
+
+    def trace(self, client: Callable[[], DockerClient], ui: Ui) -> Trace | None:
+        """Return what models reach: those named now, and those traced before; None without any.
+
+        Raises:
+            TfslimError: See `tracing.trace_models`, `trace.load` and `trace.merge`.
+        """
+        found = [traces.load(place) for place in self.traces]
+        if self.models or self.trace_inputs:
+            # A wrong option is told before minutes are spent.
+            self.policy(Trace(ops=frozenset(), opened=frozenset()))
+            wanted = cli_trace.request(
+                self.source, models=self.models, trace_inputs=self.trace_inputs
+            )
+            found.append(trace_models(wanted, client, ui))
+        if not found:
+            return None
+        trace = traces.merge(found)
+        if self.save_trace is not None:
+            trace.save(self.save_trace)
+        return trace
 
     @property
     def is_tree(self) -> bool:
@@ -96,9 +133,10 @@ def dry_run(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Pla
     Raises:
         TfslimError: The source cannot be read, or the request cannot be met.
     """
+    policy = request.policy(request.trace(client, ui))
     if request.is_tree:
-        return make_plan(Path(request.source), request.policy(), ui=ui)
-    return plan_image(request.source, policy=request.policy(), client=client, ui=ui)
+        return make_plan(Path(request.source), policy, ui=ui)
+    return plan_image(request.source, policy=policy, client=client, ui=ui)
 
 
 def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Result:
@@ -116,7 +154,7 @@ def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Res
                 way_out="Or look first: --dry-run.",
             )
         tree = Path(request.source)
-        plan = saved or make_plan(tree, request.policy(), ui=ui)
+        plan = saved or make_plan(tree, request.policy(request.trace(client, ui)), ui=ui)
         outcome = apply_plan(plan, tree, request.output, ui=ui)
         return Result(plan=plan, outcome=outcome, image=None)
     if not request.tag or request.in_place:
@@ -133,7 +171,7 @@ def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Res
             compression=request.compression,
             level=request.level,
         ),
-        what=saved or request.policy(),
+        what=saved or request.policy(request.trace(client, ui)),
         client=client,
         ui=ui,
     )
@@ -174,7 +212,17 @@ def _change(what: str, before: int, after: int, measure: str) -> str:
 
 
 def dockerfile_stage(request: Request) -> str:
-    """Return the Dockerfile stages that do the same inside a build."""
+    """Return the Dockerfile stages that do the same inside a build.
+
+    Raises:
+        ConfigError: Models would have to be traced first.
+    """
+    if request.models:
+        raise ConfigError(
+            "models are traced before a build, not in it",
+            way_out=f"tfslim trace {request.source} --model {request.models[0]} -o trace.json\n"
+            "and then --trace trace.json in place of --model",
+        )
     options = f"--profile {request.profile}"
     if request.cuda_arch:
         options = f"--cuda-arch {request.cuda_arch} {options}"
@@ -182,6 +230,12 @@ def dockerfile_stage(request: Request) -> str:
         options += " --keep-ptx" if request.keep_ptx else " --no-keep-ptx"
     options += "".join(f" --keep {word}" for word in request.keep)
     options += "".join(f" --also {word}" for word in request.also)
+    mounts = ""
+    for number, place in enumerate(request.traces):
+        mounts += f"    --mount=type=bind,source={place},target=/tmp/trace-{number}.json \\\n"
+        options += f" --trace /tmp/trace-{number}.json"
+    if request.traces:
+        options += f" --margin {request.margin}"
     return f"""\
 # Give the checkout of tfslim to the build as a context of that name:
 #   docker buildx build --build-context tfslim=path/to/tfslim …
@@ -193,7 +247,7 @@ RUN --mount=type=bind,from=tfslim,target=/src,rw \\
 # `builder` is your stage that holds {request.source}.
 FROM builder AS slim
 RUN --mount=type=bind,from=engine,source=/opt/tfslim,target=/opt/tfslim \\
-    /opt/tfslim/bin/tfslim slim {request.source} {options} --in-place
+{mounts}    /opt/tfslim/bin/tfslim slim {request.source} {options} --in-place
 
 # In the final stage, in place of `COPY --from=builder`:
 #   COPY --from=slim {request.source} {request.source}

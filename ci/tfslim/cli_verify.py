@@ -13,7 +13,7 @@ from tfslim.parity.gate import Request
 from tfslim.parity.probing import Settings
 from tfslim.parity.verdict import CallVerdict, ModelVerdict, Outcome, OutputVerdict, Verdict
 
-__all__ = ["EXIT_INCONCLUSIVE", "error_of", "render", "request", "write"]
+__all__ = ["EXIT_INCONCLUSIVE", "batches", "error_of", "render", "request", "write"]
 
 EXIT_INCONCLUSIVE = 21
 _STYLES: dict[Outcome, str] = {
@@ -42,16 +42,25 @@ def request(
     Raises:
         ConfigError: An option's value means nothing.
     """
-    try:
-        batches = tuple(dict.fromkeys(int(part) for part in batch.split(",")))
-    except ValueError:
-        batches = ()
-    if not batches or min(batches) < 0:
-        raise ConfigError(
-            f"--batch {batch!r} is not a list of batch sizes", way_out="For example: --batch 1,3"
-        )
-    settings = Settings(batches=batches, seeds=seeds, unknown_size=unknown_size, seconds=timeout)
+    settings = Settings(batches(batch), seeds, unknown_size, seconds=timeout)
     return Request(stock, slim, model, input_files, settings, **options)
+
+
+def batches(text: str) -> tuple[int, ...]:
+    """Return the batch sizes in "1,3".
+
+    Raises:
+        ConfigError: It is not a list of sizes.
+    """
+    try:
+        sizes = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        sizes = ()
+    if not sizes or min(sizes) < 0:
+        raise ConfigError(
+            f"--batch {text!r} is not a list of batch sizes", way_out="For example: --batch 1,3"
+        )
+    return sizes
 
 
 def write(verdict: Verdict, path: Path) -> None:

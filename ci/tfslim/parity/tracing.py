@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tfslim.parity.job import Job, find_model, staged
 from tfslim.parity.locate import find_target
 from tfslim.parity.probing import Probed, Settings, probe_target
 from tfslim.slim.trace import Trace, TracedModel, merge, module_name
+from tfslim.slim.tree import sha256
 from tfslim.ui import Ui
 
 __all__ = ["Request", "trace_models"]
@@ -122,6 +123,11 @@ def _check_signatures(name: str, answers: Answers) -> None:
 
 
 def _models(probed: Probed, job: Job) -> Iterator[TracedModel]:
+    digests = {Path(path).name: _digest(job.folder / path)[:16] for path in job.inputs}
+
+    def said(case: str) -> str:
+        return f"{case}, sha256 {digests[case]}…" if case in digests else case
+
     for path in job.models:
         answers = probed.answers[Path(path).name]
         assert not isinstance(answers, str)  # noqa: S101 (`_check_runs` has looked)
@@ -132,7 +138,9 @@ def _models(probed: Probed, job: Job) -> Iterator[TracedModel]:
             name=Path(path).name,
             sha256=_digest(job.folder / path),
             calls={
-                signature: frozenset(call.case for call in runs if call.signature == signature)
+                signature: frozenset(
+                    said(call.case) for call in runs if call.signature == signature
+                )
                 for signature in sorted({call.signature for call in runs})
             },
             gpus=frozenset(probed.environment.gpus if probed.environment else ()),
@@ -164,18 +172,10 @@ def _trace(record: dict[str, Any], tensorflow: str, models: Sequence[TracedModel
         raise InputError("what the target recorded cannot be read", why=str(error)) from None
 
 
-def _digest(model: Path) -> str:
-    """Return a digest of all files of a model with their names."""
-    digest = hashlib.sha256()
-    for name, path in _files(model):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{name}\0{content}\n".encode())
-    return digest.hexdigest()
-
-
-def _files(model: Path) -> Iterable[tuple[str, Path]]:
-    if model.is_file():
-        return [("", model)]
-    files = sorted(path for path in model.rglob("*") if path.is_file())
-    return [(path.relative_to(model).as_posix(), path) for path in files]
+def _digest(path: Path) -> str:
+    """Return the digest of a file, or one of all files of a folder with their names."""
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = (f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n" for file in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
