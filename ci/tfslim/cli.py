@@ -21,7 +21,7 @@ from docker import DockerClient
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from tfslim import __version__, cli_slim, cli_trace, cli_verify, doctor, pipeline
+from tfslim import __version__, cli_pins, cli_slim, cli_trace, cli_verify, doctor, pipeline
 from tfslim.config import Config, json_schema, load_config
 from tfslim.engine import embedded
 from tfslim.engine.engine import Engine, find_engine
@@ -393,6 +393,68 @@ def verify_verb(
         raise error
     if verdict.outcome == "inconclusive":
         sys.exit(cli_verify.EXIT_INCONCLUSIVE)
+
+
+@cli.command("pins")
+@click.option("--tensorflow", metavar="VERSION", help="Overrides the configuration's.")
+@click.option("--python", metavar="VERSION", help="Overrides the configuration's, such as 3.13.")
+@click.option(
+    "--cuda-arch",
+    multiple=True,
+    metavar="ARCHS",
+    help="GPUs to be small for: 90 or 80,86,90; repeat it for a lock for each.",
+)
+@click.option(
+    "--profile", type=click.Choice(profile_names()), default="inference", show_default=True
+)
+@click.option(
+    "--objective",
+    type=click.Choice(["pull", "disk"]),
+    default="pull",
+    show_default=True,
+    help="Smallest when compressed, or on disk.",
+)
+@click.option(
+    "--exclude", multiple=True, metavar="VERSIONS", help="Not these, for example 'cudnn<9.10'."
+)
+@click.option(
+    "--requirements",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Locked together with TensorFlow; the service's own if not given.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The lock, or a folder for locks with their usual names; dockerfiles/locks in a checkout.",
+)
+@click.option("--all", "all_versions", is_flag=True, help="Measure every version, not a few.")
+@click.option("--keep-wheels", is_flag=True, help="Leave the wheels in .tfslim/pins (gigabytes).")
+@click.option(
+    "--gate/--no-gate",
+    default=True,
+    show_default=True,
+    help="Install the chosen set and refuse it if TensorFlow does not work as with the newest.",
+)
+@click.option(
+    "--reference",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="An environment with the newest versions, for the gate; made if not given.",
+)
+@click.option("--dry-run", is_flag=True, help="Measure and choose; try and write nothing.")
+@_verb
+def pins_verb(common: _Common, **options: Any) -> None:
+    """Choose the NVIDIA wheels that are smallest after slimming; write a lock with hashes.
+
+    Every version that TensorFlow allows is measured (gigabytes are downloaded, one wheel at a
+    time; a second run takes seconds), and a set is taken that goes together.
+
+    \b
+    tfslim pins --cuda-arch 90 --dry-run
+    tfslim pins --tensorflow 2.21.0 --python 3.13 --cuda-arch 80 --cuda-arch 90 -o locks/
+    """  # noqa: D301 (click takes a backspace as "do not wrap")
+    chosen = cli_pins.run(cli_pins.Options(**options), common.config, common.ui)
+    common.show(cli_pins.as_data(chosen), cli_pins.render(chosen))
 
 
 @cli.command("bench")

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
+from docker import DockerClient
 from pydantic import BaseModel, ConfigDict
 
 from tfslim import proc
 from tfslim.errors import VerifyError
 from tfslim.gpu import find_gpus
+from tfslim.parity import gate as parity
+from tfslim.parity.verdict import CallVerdict
 from tfslim.pins import environments, speed
 from tfslim.pins.lockfile import Resolution, resolve
 from tfslim.pins.settings import IndexSettings
@@ -62,6 +65,7 @@ class Gate:
         settings: Where packages come from.
         folder: For environments; they are deleted when the checks are done.
         ui: Shows progress.
+        state: Folder that keeps the models which are compared.
         reference: An environment with the same TensorFlow and the newest versions; made when None
             and needed.
     """
@@ -69,22 +73,34 @@ class Gate:
     settings: IndexSettings
     folder: Path
     ui: Ui
+    state: Path = Path(".tfslim")
     reference: Path | None = None
+    _known: dict[frozenset[tuple[str, str]], list[Check]] = field(default_factory=dict)
 
-    def check(self, wanted: Resolution) -> list[Check]:
-        """Install a set and check it; ends with the first check that fails.
+    def check(self, wanted: Resolution, newest: Mapping[str, str]) -> list[Check]:
+        """Install a set and check it, once; ends with the first check that fails.
+
+        Args:
+            wanted: The set.
+            newest: The newest versions that TensorFlow allows, to compare with.
 
         Raises:
             DiskError: An environment does not fit.
             NetworkError: A package cannot be had.
         """
+        key = frozenset(wanted.pins.items())
+        if key not in self._known:
+            self._known[key] = self._check(wanted, newest)
+        return self._known[key]
+
+    def _check(self, wanted: Resolution, newest: Mapping[str, str]) -> list[Check]:
         interpreter, python = environments.find_python(wanted.python)
         self.folder.mkdir(parents=True, exist_ok=True)
         checks: list[Check] = []
         here = replace(wanted, python=python)
         with tempfile.TemporaryDirectory(prefix="gate-", dir=self.folder) as scratch:
             tree = self._install(Path(scratch) / "chosen", interpreter, here)
-            for check in self._checks(tree, Path(scratch), here, interpreter):
+            for check in self._checks(tree, Path(scratch), here, newest, interpreter):
                 self.ui.note(str(check))
                 checks.append(check)
                 if check.state == "failed":
@@ -92,20 +108,31 @@ class Gate:
         return checks
 
     def _checks(
-        self, tree: Path, scratch: Path, wanted: Resolution, interpreter: str
+        self,
+        tree: Path,
+        scratch: Path,
+        wanted: Resolution,
+        newest: Mapping[str, str],
+        interpreter: str,
     ) -> Iterator[Check]:
         yield Check(name=f"installs with its hashes on Python {wanted.python}", state="passed")
         yield self._libraries(tree)
         gpus = find_gpus().gpus
         yield self._lists_gpu(tree) if gpus else self._lists_stand_in(tree, scratch)
-        if not gpus:
-            yield Check(
-                name="GPU numerics and speed", state="not run", detail="not measured: no GPU"
-            )
+        if wanted.pins == newest:
+            why = "these are the newest versions"
+            yield Check(name="answers as with the newest versions", state="not run", detail=why)
             return
-        newest = replace(wanted, pins={})
-        reference = self.reference or self._install(scratch / "newest", interpreter, newest)
-        yield self._speed(tree, reference)
+        other = replace(wanted, pins=newest)
+        reference = self.reference or self._install(scratch / "newest", interpreter, other)
+        yield self._numerics(tree, reference, "off")
+        if gpus:
+            yield self._numerics(tree, reference, "required")
+            yield self._speed(tree, reference)
+        else:
+            yield Check(
+                name="numerics and speed on a GPU", state="not run", detail="not measured: no GPU"
+            )
 
     def _install(self, tree: Path, interpreter: str, wanted: Resolution) -> Path:
         lock = tree.with_suffix(".txt")
@@ -138,6 +165,18 @@ class Gate:
         done = environments.run_python(tree, ["-c", _COUNT_GPUS], extra=[driver], timeout=_SECONDS)
         return _judged(name, done, done.ok and done.stdout.strip() == "1")
 
+    def _numerics(self, tree: Path, reference: Path, gpu: Literal["off", "required"]) -> Check:
+        """Models of many kinds give the answers that they give with the newest versions."""
+        request = parity.Request(str(reference), str(tree), gpu=gpu, state=self.state)
+        verdict = parity.verify(request, _no_engine, self.ui)
+        bad = [model.name for model in verdict.models if any(map(_differs, model.calls))]
+        place = "a CPU, bit for bit" if gpu == "off" else "a GPU, within its tolerance"
+        name = f"answers as with the newest versions on {place}"
+        if bad or (verdict.outcome == "failed" and not verdict.models):
+            why = f"{verdict.reason}\n{', '.join(bad)}".strip()
+            return Check(name=name, state="failed", detail=why)
+        return Check(name=name, state="passed", detail=f"{verdict.reason} of the models")
+
     def _speed(self, tree: Path, reference: Path) -> Check:
         """No kind of work is certainly slower than with the newest versions."""
         name = "speed on the GPU, times the newest versions' time"
@@ -146,6 +185,16 @@ class Gate:
         if slower:
             return Check(name=name, state="failed", detail=f"slower: {'; '.join(slower)}")
         return Check(name=name, state="passed", detail="; ".join(figures))
+
+
+def _differs(call: CallVerdict) -> bool:
+    """True for a failed call; deterministic ops may give other bits in other versions."""
+    both = call.error_stock is None and call.error_slim is None
+    return call.outcome == "failed" and not (call.mode == "gpu-deterministic" and both)
+
+
+def _no_engine() -> DockerClient:
+    raise AssertionError("environments are folders")
 
 
 def _launch_on_gpu(tree: Path) -> str:
