@@ -145,7 +145,8 @@ def _start_recorder(options: argparse.Namespace) -> Any:
     spec = importlib.util.spec_from_file_location("recorder", place)
     module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
     spec.loader.exec_module(module)  # type: ignore[union-attr]
-    roots = options.record_root or sorted({sys.prefix, sys.base_prefix})
+    packages = (path for path in sys.path if path.endswith("-packages"))
+    roots = options.record_root or [sys.prefix, *packages]
     return module.start(roots)
 
 

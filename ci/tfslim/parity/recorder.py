@@ -146,19 +146,20 @@ class Recorder:
             self._ops.add(_XLA)
 
     def _named(self, paths: Iterable[str]) -> Iterator[str]:
-        """Yield the names of the files below the roots, the same for any environment."""
+        """Yield the names of the files that matter, the same for any environment.
+
+        The standard library, where it lies elsewhere, may serve other programs at the same time:
+        it is not watched, and what this process opened of it is named all the same.
+        """
         standard = os.path.realpath(sysconfig.get_path("stdlib"))
-        for path in paths:
-            real = os.path.realpath(path)
+        for real in filter(os.path.isfile, map(os.path.realpath, paths)):
             root = next((root for root in self._roots if _below(real, root)), None)
-            if root is None or not Path(real).is_file():
-                continue
             packages = _PACKAGES.search(real)
-            if packages:
+            if packages and root is not None:
                 yield f"site-packages/{packages['rest']}"
             elif _below(real, standard):
                 yield f"python/{os.path.relpath(real, standard)}"
-            else:
+            elif root is not None:
                 yield f"root/{os.path.relpath(real, root)}"
 
 

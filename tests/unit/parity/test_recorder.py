@@ -103,6 +103,7 @@ def test_a_module_loaded_before_counts(packages: Path) -> None:
 
 def test_versions_and_names_do_not_depend_on_the_place(packages: Path) -> None:
     seen = record(packages, "import json.tool")
+    assert "python/json/tool.py" in seen["opened"]
     assert seen["packages"]["shop-of-things"] == "1.2"
     assert seen["python"] == f"{sys.version_info[0]}.{sys.version_info[1]}"
     assert not [name for name in seen["opened"] if name.startswith("/")]
