@@ -20,12 +20,13 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from tfslim.errors import DiskError, InputError, SlimError, VerifyError
-from tfslim.slim import layout, loader, verify
+from tfslim.slim import layout, loader, scan, verify
 from tfslim.slim.elf import PAGE, Elf, FormatRefusedError
 from tfslim.slim.pieces import Piece
 from tfslim.slim.plan import Content, FilePlan, Plan
 from tfslim.slim.pool import Pool
 from tfslim.slim.tree import TreeFile, sha256, tree_files
+from tfslim.slim.unasked import asked_for
 from tfslim.ui import Ui, human_bytes
 
 __all__ = ["FileOutcome", "Outcome", "apply_plan"]
@@ -129,12 +130,14 @@ def apply_plan(
         jobs: Processes to use; None for one per CPU.
 
     Raises:
-        SlimError: A file is no longer the one planned for; nothing was changed.
+        SlimError: A file is no longer the one planned for, or a new one asks for names that the
+            plan hides; nothing was changed.
         InputError: The output exists, or lies within the tree.
         DiskError: There is not room enough.
     """
     with Pool(ui or Ui(quiet=True), jobs) as pool:
         _check_unchanged(plan, tree, pool)
+        _check_unasked(plan, tree)
         _check_room(plan, tree, output)
         if output is None:
             files = _apply_in_place(plan, tree, pool)
@@ -214,6 +217,23 @@ def _is_unchanged(work: tuple[Path, FilePlan]) -> bool:
 
 def _is_there(path: Path) -> bool:
     return path.is_symlink() or path.exists()
+
+
+def _check_unasked(plan: Plan, tree: Path) -> None:
+    """Refuse where a file that came later asks for a name which the plan hides from it."""
+    hidden = {item.path: item.cuts.hidden for item in plan.files if item.cuts.hidden}
+    if not hidden:
+        return
+    gone = {item.path for item in plan.files if item.action in ("delete", "link")}
+    files = [item for item in tree_files(tree) if item.names[0] not in gone]
+    programs = [item.names[0] for item in files if scan.is_elf(item.at(tree))]
+    asking = asked_for(tree, hidden, programs)
+    if asking:
+        raise SlimError(
+            f"{len(asking)} files ask for names that the plan hides; nothing was done",
+            why="\n".join(asking[:20]),
+            way_out="Make the plan again on this tree: it then keeps those names.",
+        )
 
 
 def _check_room(plan: Plan, tree: Path, output: Path | None) -> None:

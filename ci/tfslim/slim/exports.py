@@ -37,7 +37,7 @@ from tfslim.slim.symbols import (
     SYMBOL,
     GnuHash,
     Symbols,
-    gnu_hash,
+    gnu_hashes,
     read_gnu_hash,
     read_symbols,
     version_strings,
@@ -196,7 +196,7 @@ class _Rebuilt:
         """
         kept = np.flatnonzero(~self._gone)
         found = kept[kept >= self._hash.first]
-        hashes = np.array([gnu_hash(name) for name in self._symbols.names(found)], np.uint64)
+        hashes = gnu_hashes(self._symbols.names(found))
         buckets = np.uint64(min(len(self._hash.buckets), max(len(found) // 4, 1)))
         by_bucket = np.argsort(hashes % buckets, kind="stable")
         order = np.concatenate([kept[kept < self._hash.first], found[by_bucket]])
@@ -249,7 +249,8 @@ class _Rebuilt:
             raise FormatRefusedError("a relocation table lies outside the file")
         self._pieces.append(Piece(at, len(first) + len(second), first + second))
         self._places[start, old_size] = start, len(first)
-        self._places[start + old_size, old_second] = start + len(first), len(second)
+        if old_second:
+            self._places[start + old_size, old_second] = start + len(first), len(second)
         self._renumber(stubs)
         return {
             DT["RELASZ"]: len(first),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +25,7 @@ __all__ = [
     "SYMBOL",
     "GnuHash",
     "Symbols",
-    "gnu_hash",
+    "gnu_hashes",
     "read_gnu_hash",
     "read_symbols",
     "version_strings",
@@ -134,12 +134,22 @@ class GnuHash:
     size: int
 
 
-def gnu_hash(name: bytes) -> int:
-    """Return the hash of a name in a GNU hash table (Bernstein's, from 5381)."""
-    value = 5381
-    for byte in name:
-        value = value * 33 + byte & 0xFFFFFFFF
-    return value
+def gnu_hashes(names: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+    """Return the hashes that a GNU hash table has of names.
+
+    Read byte by byte, each hash is 33 times the one before plus the byte, from 5381, modulo 2³²:
+    a sum of bytes, each by a power of 33 that only its distance from the end decides.
+    """
+    if not names:
+        return np.empty(0, np.uint64)
+    sizes = np.array([len(name) for name in names])
+    powers = np.array([pow(33, n, 1 << 32) for n in range(int(sizes.max()) + 1)], np.uint64)
+    text = np.frombuffer(b"\0".join([*names, b""]), np.uint8)
+    starts = np.concatenate([[0], np.cumsum(sizes + 1)[:-1]])
+    left = np.repeat(starts + sizes, sizes + 1) - np.arange(len(text)) - 1  # -1 after the last one
+    sums = np.add.reduceat(text * powers[left], starts)
+    hashes: npt.NDArray[np.uint64] = sums + np.uint64(5381) * powers[sizes]
+    return hashes & np.uint64(0xFFFFFFFF)
 
 
 def read_symbols(elf: Elf) -> Symbols | None:

@@ -76,12 +76,16 @@ def asked_for(tree: Path, hidden: Mapping[str, Sequence[Run]], files: Iterable[s
             symbols = read_symbols(elf)
         indices = np.concatenate([np.arange(first, first + count) for first, count in runs])
         gone[path] = frozenset(symbols.names(indices)) if symbols else frozenset()
-    found: list[str] = []
-    for file in files:
-        names = _read(tree / file).names if gone else frozenset()
-        if any(path != file and not others.isdisjoint(names) for path, others in gone.items()):
-            found.append(file)
-    return found
+    return [file for file in files if gone and _asks(tree / file, file, gone)]
+
+
+def _asks(path: Path, file: str, gone: Mapping[str, frozenset[bytes]]) -> bool:
+    """True when a file could ask for a name that another one hides."""
+    try:
+        names = _read(path).names
+    except FormatRefusedError:
+        return True
+    return any(owner != file and not others.isdisjoint(names) for owner, others in gone.items())
 
 
 @dataclass(frozen=True)

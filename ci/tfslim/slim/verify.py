@@ -33,6 +33,7 @@ from tfslim.slim.elf import (
     all_zero,
 )
 from tfslim.slim.fatbin import Container
+from tfslim.slim.verify_exports import LinkProof
 
 __all__ = ["verify_file"]
 
@@ -81,19 +82,26 @@ class _Proof:
         self._old = old
         self._new = new
         self._cuts = cuts
+        self._link = LinkProof(old, new, cuts.hidden) if cuts.hidden else None
+        self._before, self._after = old.relocations, new.relocations
+        if self._link is not None:
+            self._before, self._after = self._link.relocations()
 
     def problems(self) -> Iterator[str]:
         """Yield every problem found."""
         yield from self._header()
         yield from self._segments()
         yield from self._sections()
+        if self._link is not None:
+            yield from self._link.problems()
         moved = dict[int, int]()
         yield from self._relocations(moved)
         placed = [item for item in self._placements(moved) if item is not None]
         edited = _merged([*self._edited(), *((item.address, item.end) for item in placed)])
         yield from self._containers(placed)
         yield from self._emptied(edited, placed)
-        yield from self._untouched([*edited, *self._redirected(moved)])
+        fields = self._link.fields() if self._link is not None else ()
+        yield from self._untouched([*edited, *self._redirected(moved), *fields])
 
     def _header(self) -> Iterator[str]:
         changeable = {5, 6, 10, 12, 13}  # e_phoff, e_shoff, e_phnum, e_shnum, e_shstrndx
@@ -137,11 +145,18 @@ class _Proof:
         gone = set(self._cuts.sections)
         old = [s for index, s in enumerate(self._old.sections) if index not in gone]
         new = list(self._new.sections)
-        if [(s.name, s.type, s.flags, s.addr) for s in old] != [
-            (s.name, s.type, s.flags, s.addr) for s in new
-        ]:
+        tables = self._link.sections() if self._link is not None else {}
+        described = [(s.name, s.type, s.flags, s.addr) for s in new]
+        expected = [
+            (s.name, s.type, s.flags, tables.get((s.addr, s.size), (s.addr, 0))[0]) for s in old
+        ]
+        if described != expected:
             yield "the sections are not the same ones"
             return
+        for before, after in zip(old, new, strict=True):
+            place = tables.get((before.addr, before.size))
+            if before.alloc and place is not None and (after.addr, after.size) != place:
+                yield f"section {before.name} does not describe its table"
         for before, after in zip(old, new, strict=True):
             if before.alloc or before.type in (0, SHT_NOBITS):
                 continue
@@ -152,9 +167,11 @@ class _Proof:
 
     def _relocations(self, moved: dict[int, int]) -> Iterator[str]:
         """Only pointers to containers that may move differ; fill `moved` with where they lead."""
-        old, new = self._old.relocations, self._new.relocations
-        if len(old.where) != len(new.where) or not (
-            np.array_equal(old.where, new.where) and np.array_equal(old.kind, new.kind)
+        old, new = self._before, self._after
+        if not (
+            np.array_equal(old.where, new.where)
+            and np.array_equal(old.kind, new.kind)
+            and np.array_equal(old.symbol, new.symbol)
         ):
             yield "the relocations are not the same ones"
             return
@@ -181,7 +198,7 @@ class _Proof:
 
     def _pointing_to(self, moved: dict[int, int]) -> npt.NDArray[np.intp]:
         """Return the indices of relocations that pointed to moved containers."""
-        relocations = self._old.relocations
+        relocations = self._before
         return np.flatnonzero(
             (relocations.kind == R_X86_64_RELATIVE)
             & np.isin(relocations.addend, np.array(list(moved), np.uint64))
@@ -232,7 +249,9 @@ class _Proof:
         return fatbin.parse_container(self._new.data, offset, load.file_end)
 
     def _edited(self) -> Iterator[Range]:
-        """Yield the addresses of all code that the plan names."""
+        """Yield the addresses of all code that the plan names, and of tables that get shorter."""
+        if self._link is not None:
+            yield from self._link.areas()
         for cut in self._cuts.containers:
             address = self._old.to_address(cut.offset) or 0
             yield address, address + self._container(cut.offset).size
@@ -241,8 +260,9 @@ class _Proof:
             yield address, address + span.size
 
     def _emptied(self, edited: Sequence[Range], placed: Sequence[_Placed]) -> Iterator[str]:
-        """What was edited holds the placed containers, the program headers, and else zeros."""
+        """What was edited holds containers, tables, the program headers, and else zeros."""
         used = [(item.address, item.end) for item in placed]
+        used += self._link.tables() if self._link is not None else []
         table = self._new.to_address(self._new.phoff)
         if table is not None:
             used.append((table, table + self._new.phnum * SEGMENT_HEADER.size))
@@ -260,7 +280,7 @@ class _Proof:
 
     def _redirected(self, moved: dict[int, int]) -> Iterator[Range]:
         """Yield the addresses of relocation addends and pointers that follow moved containers."""
-        relocations = self._old.relocations
+        relocations = self._before
         for index in self._pointing_to(moved).tolist():
             record = self._old.to_address(int(relocations.record[index])) or 0
             yield record + 16, record + 24
