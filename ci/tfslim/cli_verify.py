@@ -23,6 +23,7 @@ _STYLES: dict[Outcome, str] = {
 }
 _SHOWN_CALLS = 3
 _SHOWN_LINES = 14
+_SHOWN_CHARACTERS = 120
 
 
 def request(
@@ -130,7 +131,8 @@ def _details(model: ModelVerdict) -> Iterator[str]:
 def _evidence(call: CallVerdict) -> Iterator[str]:
     for side, error in (("stock", call.error_stock), ("slim", call.error_slim)):
         if error is not None:
-            yield f"{side}: {error.type}: {' '.join(error.message.split())[:300]}"
+            message = " ".join(error.message.split())
+            yield f"{side}: {error.type}: {message[:_SHOWN_CHARACTERS]}"
     for output in call.outputs:
         if output.first_index is not None:
             yield _difference(output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-__all__ = ["essence"]
+__all__ = ["essence", "from_graph"]
 
 _RULES: Final = (
     # Stack frames: where a function lies is the install's business, and source may be left out.
@@ -16,12 +16,23 @@ _RULES: Final = (
     (re.compile(r"\bline \d+"), "line …"),
     # TensorFlow numbers functions as it meets them, and their order in a file is not fixed.
     (re.compile(r"(__(?:inference|forward|backward)_[\w<>./]*?)_\d+\b"), r"\1_…"),
-    (re.compile(r"\s+"), " "),
 )
+_NODE: Final = "{{node "
 
 
-def essence(message: str) -> str:
-    """Return a message with paths, addresses, line numbers and stack frames taken out."""
+def essence(message: str) -> tuple[str, ...]:
+    """Return a message's words without paths, addresses, line numbers and stack frames.
+
+    They are sorted: TensorFlow names a signature's outputs in another order in each process.
+    """
     for pattern, replacement in _RULES:
         message = pattern.sub(replacement, message)
-    return message.strip()
+    return tuple(sorted(re.findall(r"[^\s\[\](){},]+", message)))
+
+
+def from_graph(message: str) -> bool:
+    """Return whether a node of a graph gave an error, as it ran.
+
+    Nodes run at the same time: where several would fail, chance names one of them.
+    """
+    return _NODE in message

@@ -170,6 +170,7 @@ class _Watch:
         self._opened: set[tuple[int, bytes]] = set()
         self._folders: dict[int, str] = {}
         self._problems: list[str] = []
+        self._overflowed = False
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._events = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
         if self._events < 0:
@@ -188,6 +189,11 @@ class _Watch:
             self._thread.join()
             os.close(self._events)
             os.close(self._stop)
+        if self._overflowed:
+            self._problems.append(
+                "files were opened faster than they could be noted and some are missing; raise "
+                "/proc/sys/fs/inotify/max_queued_events and record again"
+            )
         opened = {f"{self._folders[watch]}/{os.fsdecode(name)}" for watch, name in self._opened}
         return opened, self._problems
 
@@ -224,10 +230,7 @@ class _Watch:
             watch, mask, _, length = _EVENT.unpack_from(events, at)
             at += _EVENT.size + length
             if mask & _IN_Q_OVERFLOW:
-                self._problems.append(
-                    "files were opened faster than they could be noted and some are missing; raise "
-                    "/proc/sys/fs/inotify/max_queued_events and record again"
-                )
+                self._overflowed = True
             elif mask & _IN_OPEN and not mask & _IN_ISDIR:
                 self._opened.add((watch, events[at - length : at].rstrip(b"\0")))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import zipfile
 from collections.abc import Mapping
@@ -218,7 +219,7 @@ def _strings(ends: Array, text: Array) -> Array:
     """Return byte strings from where each ends in one long text."""
     if (ends.dtype, text.dtype) != (np.dtype("int64"), np.dtype("uint8")):
         raise Unreadable(f"{probe.ARRAYS}: strings are stored in an unknown way")
-    data, starts = text.tobytes(), np.concatenate([[0], ends[:-1]]).astype("int64")
-    found = np.empty(ends.size, dtype=object)
-    found[:] = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+    data, found = text.tobytes(), np.empty(ends.size, dtype=object)
+    for index, (start, end) in enumerate(itertools.pairwise((0, *ends.tolist()))):
+        found[index] = data[start:end]
     return found

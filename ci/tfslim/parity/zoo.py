@@ -428,5 +428,6 @@ def _two_ways(out: Path) -> None:
 
 if __name__ == "__main__":
     code = main()
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # TensorFlow's teardown takes long and writes nothing
