@@ -142,6 +142,7 @@ def test_an_overflow_is_told(packages: Path, waiting: subprocess.Popen[str]) -> 
     """The kernel drops events while the reader cannot run: they are missed, and it is said."""
     queue = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     os.kill(waiting.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, waiting.pid, os.WSTOPPED)  # all of its threads stand still
     names = [packages / "shop" / "read.txt", packages / "shop" / "mapped.txt"]
     for number in range(queue + 10):  # in turn: equal events that follow each other become one
         os.close(os.open(names[number % 2], os.O_RDONLY))
