@@ -11,7 +11,7 @@ import csv
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from tfslim.slim.rules import PackageRule, Policy
 from tfslim.slim.trace import module_name, package_path
 from tfslim.slim.tree import TreeFile
 
-__all__ = ["Distribution", "Packages", "installed"]
+__all__ = ["Distribution", "Packages", "fitted", "installed"]
 
 # What these require is known not to need the packages that rules name (see each rule's proof).
 _KNOWN: Final = ("tensorflow", "tensorflow-cpu", "keras", "tf-keras", "tensorboard")
@@ -116,16 +116,50 @@ def _required(lines: Iterable[str]) -> Iterator[str]:
             yield canonicalize_name(requirement.name)
 
 
+def fitted(policy: Policy, found: Sequence[Distribution]) -> tuple[Policy, list[Note]]:
+    """Return a policy without the rules that an installed distribution speaks against, and those.
+
+    A rule that the user named with `--also` is followed all the same.
+    """
+    names = {item.name: item for item in found}
+    against = {
+        rule.id: names[name]
+        for rule in policy.profile.rules
+        for name in rule.unless_installed
+        if name in names and rule.keep not in policy.also
+    }
+    rules = tuple(rule for rule in policy.profile.rules if rule.id not in against)
+    notes = [
+        _stays(
+            item, f"{rule}: {item.name} may need what it removes", policy.profile.rule(rule).keep
+        )
+        for rule, item in against.items()
+    ]
+    return replace(policy, profile=policy.profile.model_copy(update={"rules": rules})), notes
+
+
+def _stays(item: Distribution, why: str, keep: str) -> Note:
+    text = f"{why}; --also {keep} removes it all the same"
+    return Note(path=f"{item.site}{item.info}", bytes=0, why=text)
+
+
 class Packages:
     """What a policy's rules about whole distributions mean for one tree.
 
     Args:
         tree: The tree.
         files: All of its files.
+        found: Its distributions.
         policy: The rules. A rule that the user named with `--also` is followed whoever needs it.
     """
 
-    def __init__(self, tree: Path, files: Sequence[TreeFile], policy: Policy) -> None:
+    def __init__(
+        self,
+        tree: Path,
+        files: Sequence[TreeFile],
+        found: Sequence[Distribution],
+        policy: Policy,
+    ) -> None:
         self.notes: list[Note] = []
         self._rules: dict[str, PackageRule] = {}
         named: dict[str, PackageRule] = {
@@ -133,7 +167,6 @@ class Packages:
             for rule in policy.profile.package_rules
             for name in rule.distributions
         }
-        found = installed(tree, files) if named else []
         others = _Others(tree, files, found)
         for distribution in found:
             rule = named.get(distribution.name)
@@ -141,10 +174,8 @@ class Packages:
                 continue
             why = "" if rule.keep in policy.also else others.why_needed(distribution)
             if why:
-                path = f"{distribution.site}{distribution.info}"
-                way_out = f"--also {rule.keep} removes it all the same"
-                text = f"{distribution.name} stays: {why}; {way_out}"
-                self.notes.append(Note(path=path, bytes=0, why=text))
+                text = f"{distribution.name} stays: {why}"
+                self.notes.append(_stays(distribution, text, rule.keep))
             else:
                 self._rules.update(dict.fromkeys(distribution.files, rule))
 

@@ -11,12 +11,16 @@ from typing import Final
 from tfslim.errors import InputError
 from tfslim.slim import scan
 from tfslim.slim.draft import plan_file
+from tfslim.slim.guard import plan_guard
+from tfslim.slim.packages import Packages, fitted, installed
 from tfslim.slim.plan import FilePlan, Note, Plan, Removal
 from tfslim.slim.pool import Pool
+from tfslim.slim.put import plan_records, plan_stand_ins
 from tfslim.slim.rules import Policy, Profile
 from tfslim.slim.tree import TreeFile, sha256, tree_files
 from tfslim.slim.unasked import Unasked, unasked_names
 from tfslim.slim.unreached import Unreached
+from tfslim.slim.whole import plan_whole
 from tfslim.ui import Ui
 
 __all__ = ["make_plan"]
@@ -44,14 +48,17 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
         raise InputError(
             f"{tree} is not a folder", way_out="Give a venv or an unpacked file system."
         )
-    rules = policy.profile
     with Pool(ui or Ui(quiet=True), jobs) as pool:
         files = tree_files(tree)
-        unreached = Unreached(files, policy)
-        whole = [
-            planned for item in files if (planned := _plan_whole(tree, item, rules, unreached))
-        ]
-        whole += _plan_duplicates(tree, files, rules, pool)
+        found = installed(tree, files)
+        policy, notes = fitted(policy, found)
+        rules = policy.profile
+        packages = Packages(tree, files, found, policy)
+        whole = plan_whole(tree, files, rules, packages, Unreached(files, policy))
+        whole = plan_stand_ins(tree, files, rules, whole)
+        gone = {item.path for item in whole}
+        stay = [item for item in files if item.names[0] not in gone]
+        whole += _plan_duplicates(tree, stay, rules, pool)
         gone = {item.path for item in whole}
         programs = [
             item
@@ -71,6 +78,9 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
             names=[item.file.names[0] for item in work],
         )
     planned_files = [*whole, *(planned for planned, _ in results if planned is not None)]
+    planned_files += plan_records(tree, files, found, rules, planned_files)
+    planned_files += plan_guard(tree, files, policy, planned_files)
+    notes += [*packages.notes, *(note for _, some in results for note in some)]
     return Plan(
         profile=rules.profile,
         keep=policy.keep,
@@ -79,7 +89,7 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
         keep_ptx=policy.keep_ptx,
         tree_bytes=sum(item.size for item in files),
         files=tuple(sorted(planned_files, key=lambda item: item.path)),
-        notes=tuple(sorted((n for _, notes in results for n in notes), key=lambda note: note.path)),
+        notes=tuple(sorted(notes, key=lambda note: note.path)),
     )
 
 
@@ -106,29 +116,6 @@ def _unasked(
         return {}
     with pool.ui.step("Looking who asks for exported names", None):
         return unasked_names(tree, prefixes, names)
-
-
-def _plan_whole(
-    tree: Path, item: TreeFile, rules: Profile, unreached: Unreached
-) -> FilePlan | None:
-    """Return the plan to delete a file, if a rule says so for all of its names."""
-    named = (
-        rule
-        for rule in rules.file_rules
-        if all(rule.matches(PurePosixPath(name)) for name in item.names)
-    )
-    rule = next(named, None) or unreached.rule_for(item)
-    if rule is None:
-        return None
-    return FilePlan(
-        path=item.names[0],
-        links=item.names[1:],
-        size=item.size,
-        sha256=sha256(item.at(tree)),
-        action="delete",
-        after=0,
-        removals=(Removal(rule=rule.id, what="file", count=1, bytes=item.size),),
-    )
 
 
 def _plan_duplicates(

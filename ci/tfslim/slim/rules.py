@@ -56,6 +56,8 @@ class _Rule(BaseModel):
         optional: Followed only when `--also` names it.
         unless_ops: Patterns of TensorFlow op types ("*FFT*") that need what it removes. Such a rule
             is followed only with a trace, and only if the trace reached none of them.
+        unless_installed: Distributions that need what it removes, by normalised name: it is not
+            followed where one of them is in the tree, unless `--also` names it.
         why: Why what it removes is not needed.
         breaks: What no longer works, for whom; nothing for rules that break nothing.
         bytes: What keeping it costs, measured on TensorFlow 2.21.0 slimmed for sm_90; 0 where that
@@ -73,12 +75,18 @@ class _Rule(BaseModel):
     keep: str
     optional: bool = False
     unless_ops: tuple[str, ...] = ()
+    unless_installed: tuple[str, ...] = ()
     why: str
     breaks: str = ""
     bytes: int = 0
     risk: str
     proof: str
     gpu: str = "not proved on a GPU"
+
+    @property
+    def explained(self) -> str:
+        """What stand-ins say of what it removed."""
+        return f"removed by tfslim (rule {self.id}); slim with --keep {self.keep} to have it"
 
     def wanted(self, keep: Collection[str], also: Collection[str], trace: Trace | None) -> bool:
         """True when the rule is followed, given what the user said and what the models reach."""

@@ -1,0 +1,172 @@
+"""Puts into a slim tree what explains it: a guard for GPUs and drivers, and names for what is gone.
+
+`site/` holds what is put beside TensorFlow; it runs there, on any Python from 3.9, without tfslim.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+import yaml
+
+from tfslim.slim.plan import FilePlan
+from tfslim.slim.put import put
+from tfslim.slim.rules import Policy
+from tfslim.slim.trace import module_name, package_path
+from tfslim.slim.tree import TreeFile
+
+__all__ = ["plan_guard"]
+
+_DATA: Final = "_tfslim.json"
+_MODULES: Final = ("_tfslim.py", "_tfslim_guard.py", "_tfslim.pth")
+_TENSORFLOW: Final = "tensorflow/__init__.py"
+_CUDA_RUNTIME: Final = re.compile(r"libcudart\.so\.(?P<major>\d+)")
+_LIBRARY: Final = re.compile(r"lib[^/]*\.so(\.\d+)*")
+# mod.so, mod.abi3.so, mod.cpython-311-x86_64-linux-gnu.so
+_EXTENSION: Final = re.compile(r"(?P<name>\w+)(\.abi3|\.cpython-[\w-]+)?\.so")
+
+
+def plan_guard(
+    tree: Path, files: Sequence[TreeFile], policy: Policy, planned: Sequence[FilePlan]
+) -> list[FilePlan]:
+    """Return the plans for the guard's files, beside each TensorFlow of a tree.
+
+    Args:
+        tree: The tree.
+        files: All of its files.
+        policy: The rules and the GPUs to serve.
+        planned: Everything else that happens to the tree.
+    """
+    rule = policy.profile.guard_rule
+    sites = {
+        name.removesuffix(_TENSORFLOW)
+        for item in files
+        for name in item.names
+        if package_path(name) == _TENSORFLOW
+    }
+    if rule is None or not sites:
+        return []
+    there = {name: item for item in files for name in item.names}
+    plans: list[FilePlan] = []
+    for site in sorted(sites):
+        contents = _contents(tree, site, there, policy, planned)
+        for name, data in contents.items():
+            plans += put(tree, f"{site}{name}", data, there, rule.id)
+    return plans
+
+
+def _contents(
+    tree: Path, site: str, there: Collection[str], policy: Policy, planned: Sequence[FilePlan]
+) -> dict[str, bytes]:
+    """Return the guard's files for one site-packages folder, by name."""
+    folder = resources.files(__package__) / "site"
+    known = _known((tree / site / _DATA).read_bytes()) if f"{site}{_DATA}" in there else {}
+    data = _merged(known, _data(site, there, policy, planned))
+    return {**{name: (folder / name).read_bytes() for name in _MODULES}, _DATA: _written(data)}
+
+
+def _data(
+    site: str, there: Collection[str], policy: Policy, planned: Iterable[FilePlan]
+) -> dict[str, Any]:
+    """Return what the guard must know of a tree."""
+    majors = [int(m["major"]) for name in there if (m := _CUDA_RUNTIME.search(name))]
+    cuda = min(majors, default=0)
+    gone = _gone(planned, "delete")
+    used = {removal.rule for plan in planned for removal in plan.removals}
+    return {
+        "profile": policy.profile.profile,
+        "served": list(policy.sms),
+        "ptx": policy.keep_ptx,
+        "cuda": cuda,
+        "driver": _drivers().get(cuda, ""),
+        "rules": {
+            rule.id: {"keep": rule.keep, "why": rule.why, "breaks": rule.breaks}
+            for rule in policy.profile.rules
+            if rule.id in used
+        },
+        "modules": _modules(site, gone),
+        "libraries": {
+            PurePosixPath(name).name: rule
+            for name, rule in {**gone, **_gone(planned, "replace")}.items()
+            if _LIBRARY.fullmatch(PurePosixPath(name).name)
+        },
+    }
+
+
+def _drivers() -> dict[int, str]:
+    """Return the oldest driver for each CUDA major version."""
+    text = (resources.files(__package__) / "drivers.yaml").read_text("utf-8")
+    found: dict[int, str] = yaml.safe_load(text)
+    return found
+
+
+def _gone(planned: Iterable[FilePlan], action: str) -> dict[str, str]:
+    """Return every name to which something happens, with the rule that says so."""
+    return {
+        name: plan.removals[0].rule
+        for plan in planned
+        if plan.action == action
+        for name in (plan.path, *plan.links)
+    }
+
+
+def _modules(site: str, gone: dict[str, str]) -> dict[str, str]:
+    """Return the modules that are gone: a package where its `__init__` is, and not all below it."""
+    found: dict[str, str] = {}
+    for name, rule in sorted(gone.items()):
+        module = _module(name.removeprefix(site)) if name.startswith(site) else ""
+        if module:
+            found.setdefault(module, rule)
+    return {
+        module: rule
+        for module, rule in sorted(found.items())
+        if not any(found.get(parent) == rule for parent in _parents(module))
+    }
+
+
+def _module(inside: str) -> str:
+    """Return the dotted name under which a file is imported; empty where it is not."""
+    path = PurePosixPath(module_name(inside))
+    extension = _EXTENSION.fullmatch(path.name)
+    if extension and not path.name.startswith("lib"):
+        path = path.with_name(extension["name"])
+    elif path.suffix == ".py":
+        path = path.parent if path.name == "__init__.py" else path.with_suffix("")
+    else:
+        return ""
+    return ".".join(path.parts) if all(part.isidentifier() for part in path.parts) else ""
+
+
+def _parents(module: str) -> list[str]:
+    parts = module.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _known(text: bytes) -> dict[str, Any]:
+    """Return what an earlier run wrote down; nothing where it cannot be read."""
+    try:
+        known = json.loads(text)
+    except ValueError:
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _merged(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return what holds after two runs: what either removed is gone, what both keep is served."""
+    if not earlier:
+        return now
+    return {
+        **now,
+        "served": [sm for sm in now["served"] if sm in earlier["served"]],
+        "ptx": now["ptx"] and earlier["ptx"],
+        **{key: {**earlier[key], **now[key]} for key in ("rules", "modules", "libraries")},
+    }
+
+
+def _written(data: dict[str, Any]) -> bytes:
+    return (json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,68 @@
+"""What tfslim took out of this environment says so, in place of a mystery.
+
+`_tfslim.pth` imports this at every start of the interpreter: all that is done then is to put two
+finders in place. One checks the GPU when TensorFlow is first imported; the other is asked last for
+modules that nobody else finds. `python -m _tfslim` lists what is gone and how to keep it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+# Python itself asks for these at every start, and they are seldom there.
+_AT_START = ("sitecustomize", "usercustomize")
+
+
+def _guard() -> Any:
+    import importlib  # noqa: PLC0415 (not before it is needed)
+
+    return importlib.import_module("_tfslim_guard")
+
+
+def _is_import() -> bool:
+    """True when an import statement asks: not `find_spec`, which programs use to look."""
+    try:
+        # This function, find_spec, importlib's _find_spec, and who called that.
+        return sys._getframe(3).f_code.co_name == "_find_and_load_unlocked"
+    except ValueError:
+        return False
+
+
+class First:
+    """Asked before all others: checks the GPU once, on the first import of TensorFlow."""
+
+    @classmethod
+    def find_spec(cls, name: str, *_: object, **__: object) -> None:
+        """Find nothing."""
+        if name == "tensorflow" and _is_import() and cls in sys.meta_path:
+            sys.meta_path.remove(cls)
+            try:
+                problem = _guard().check()
+            except Exception:  # noqa: BLE001 (a guard must not break what it guards)
+                return
+            if problem:
+                _guard().leave(problem)
+
+
+class Last:
+    """Asked when no other finder knows a module: names the rule that removed it."""
+
+    @classmethod
+    def find_spec(cls, name: str, *_: object, **__: object) -> None:
+        """Find nothing, and for what was removed say why."""
+        if name in _AT_START or not _is_import():
+            return
+        try:
+            why = _guard().explain(name)
+        except Exception:  # noqa: BLE001
+            return
+        if why:
+            raise ModuleNotFoundError(why, name=name)
+
+
+if __name__ == "__main__":
+    _guard().tell()
+else:
+    sys.meta_path.insert(0, First)
+    sys.meta_path.append(Last)
