@@ -18,6 +18,7 @@ _CODE: Final = (".py", ".so")
 _DISTRIBUTION: Final = re.compile(r"(?P<name>[^-/]+)-(?P<version>[^-/]+)\.dist-info/METADATA")
 _PYTHON: Final = re.compile(r"/python(?P<version>3\.\d+)/")
 _TENSORFLOW: Final = "tensorflow"
+_INIT: Final = "__init__.py"
 
 
 class Unreached:
@@ -40,6 +41,7 @@ class Unreached:
             if rule.keep in policy.keep
         )
         self._sites: tuple[str, ...] = ()
+        self._chosen: dict[TreeFile, UnreachedRule] = {}
         # One without versions was written by hand, and speaks of op types only.
         if policy.trace is None or not policy.trace.tensorflow:
             return
@@ -50,13 +52,30 @@ class Unreached:
         self._sites = tuple(site for site in found if _TENSORFLOW in found[site])
         for site in self._sites or ("",):
             policy.trace.check_fits(_that_matter(found.get(site, {}), self._rules))
+        self._choose(files)
 
     def rule_for(self, item: TreeFile) -> UnreachedRule | None:
         """Return the rule that lets a file go under all of its names; None where it stays."""
-        for rule in self._rules:
-            if all(self._may_go(name, rule) for name in item.names):
-                return rule
-        return None
+        return self._chosen.get(item)
+
+    def _choose(self, files: Sequence[TreeFile]) -> None:
+        for item in files:
+            rules = (r for r in self._rules if all(self._may_go(name, r) for name in item.names))
+            rule = next(rules, None)
+            if rule is not None:
+                self._chosen[item] = rule
+        # A folder that stays without its __init__ could still be imported, and would be empty.
+        staying = {
+            str(folder)
+            for item in files
+            if item not in self._chosen
+            for name in item.names
+            for folder in PurePosixPath(name).parents
+        }
+        for item in list(self._chosen):
+            sources = (PurePosixPath(module_name(name)) for name in item.names)
+            if any(s.name == _INIT and str(s.parent) in staying for s in sources):
+                del self._chosen[item]
 
     def _may_go(self, name: str, rule: UnreachedRule) -> bool:
         inside = package_path(name)
