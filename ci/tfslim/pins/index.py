@@ -47,6 +47,13 @@ _TIMEOUT: Final = (10.0, 60.0)
 _ATTEMPTS: Final = 3
 # The newest glibc that wheels may ask for: that of the oldest base that images are built on.
 _GLIBC: Final = 28
+# How reading an answer can end; nesting without end is one way to answer.
+_UNREADABLE: Final = (
+    ValueError,
+    RecursionError,
+    UnsupportedRepoVersionError,
+    zipfile.BadZipFile,
+)
 _OLDER: Final = ("manylinux2014", "manylinux2010", "manylinux1", "linux")
 
 
@@ -208,7 +215,7 @@ class PackageIndex:
                 way_out="Check network and proxy.\n"
                 "A private index and its CA: PIP_INDEX_URL and PIP_CERT.",
             ) from None
-        except (ValueError, UnsupportedRepoVersionError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise self._unreadable(what, error) from None
 
     def _unreadable(self, what: str, error: Exception) -> NetworkError:

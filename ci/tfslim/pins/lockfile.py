@@ -77,7 +77,8 @@ def resolve(wanted: Resolution, index: IndexSettings) -> str:
         done = proc.run(
             [
                 *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-config"),
-                *("--python-version", wanted.python, "--python-platform", _PLATFORM),
+                *("--python", sys.executable, "--python-version", wanted.python),
+                *("--python-platform", _PLATFORM),
                 *("--default-index", index.url, "--only-binary", ":all:"),
                 *("--generate-hashes", "--no-header", "--annotation-style", "line"),
                 *("--constraints", _PINS, "--output-file", "lock.txt"),
