@@ -80,6 +80,7 @@ class TensorFlowBackend:
             raise InputRejectedError(_first_line(error)) from error
 
     def _load(self, path: Path, log: Callable[[str], None]) -> Any:
+        _refuse_removed_ops(path)
         try:
             try:
                 return self._tf.saved_model.load(str(path))
@@ -117,6 +118,20 @@ def _import_tensorflow() -> Any:
     except ImportError as error:
         raise ModelLoadError(f"TensorFlow cannot be imported: {error}") from error
     return tensorflow
+
+
+def _refuse_removed_ops(path: Path) -> None:
+    """Refuse a model that needs what `tfslim slim` took out of this environment."""
+    try:
+        import _tfslim  # type: ignore[import-not-found]  # noqa: PLC0415 (only where tfslim was)
+    except ImportError:
+        return
+    try:
+        _tfslim.check_model(path)
+    except RuntimeError as error:
+        raise ModelLoadError(f"{path}: {error}") from error
+    except OSError:
+        return  # loading it will say what is wrong with it
 
 
 def _gpu_names(tf: Any) -> tuple[str, ...]:

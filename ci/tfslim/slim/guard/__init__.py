@@ -23,7 +23,9 @@ from tfslim.slim.tree import TreeFile
 __all__ = ["plan_guard"]
 
 _DATA: Final = "_tfslim.json"
-_MODULES: Final = ("_tfslim.py", "_tfslim_guard.py", "_tfslim.pth")
+_MODULES: Final = ("_tfslim.py", "_tfslim_guard.py", "_tfslim_ops.py", "_tfslim.pth")
+# What is gone, and why: what several runs removed adds up.
+_MAPPINGS: Final = ("rules", "ops", "modules", "libraries")
 _TENSORFLOW: Final = "tensorflow/__init__.py"
 _CUDA_RUNTIME: Final = re.compile(r"libcudart\.so\.(?P<major>\d+)")
 _LIBRARY: Final = re.compile(r"lib[^/]*\.so(\.\d+)*")
@@ -88,6 +90,12 @@ def _data(
             rule.id: {"keep": rule.keep, "why": rule.why, "breaks": rule.breaks}
             for rule in policy.profile.rules
             if rule.id in used
+        },
+        "ops": {
+            pattern: rule.id
+            for rule in policy.profile.rules
+            if rule.id in used
+            for pattern in rule.unless_ops
         },
         "modules": _modules(site, gone),
         "libraries": {
@@ -164,7 +172,7 @@ def _merged(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         **now,
         "served": [sm for sm in now["served"] if sm in earlier["served"]],
         "ptx": now["ptx"] and earlier["ptx"],
-        **{key: {**earlier[key], **now[key]} for key in ("rules", "modules", "libraries")},
+        **{key: {**earlier.get(key, {}), **now[key]} for key in _MAPPINGS},
     }
 
 

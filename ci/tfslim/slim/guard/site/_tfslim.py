@@ -20,6 +20,13 @@ def _guard() -> Any:
     return importlib.import_module("_tfslim_guard")
 
 
+def check_model(model: Any) -> None:
+    """Refuse a model that needs ops whose libraries are gone; see `_tfslim_ops.check_model`."""
+    import importlib  # noqa: PLC0415
+
+    importlib.import_module("_tfslim_ops").check_model(model)
+
+
 def _is_import() -> bool:
     """True when an import statement asks: not `find_spec`, which programs use to look."""
     try:

@@ -219,6 +219,9 @@ def tell() -> None:
         gone = sorted(key for key, value in known["modules"].items() if value == name)
         gone += sorted(key for key, value in known["libraries"].items() if value == name)
         print(f"\n{name} (--keep {rule['keep']})")
-        for text in (rule["why"], rule["breaks"], f"Gone: {', '.join(gone)}" if gone else ""):
+        ops = sorted(key for key, value in known["ops"].items() if value == name)
+        refused = f"Models with these ops are refused: {', '.join(ops)}" if ops else ""
+        listed = f"Gone: {', '.join(gone)}" if gone else ""
+        for text in (rule["why"], rule["breaks"], refused, listed):
             if text:
                 print(textwrap.indent(textwrap.fill(text, 96), "    "))
