@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from tfslim.slim.rules import Policy, UnreachedRule, load_profile
-from tfslim.slim.trace import Trace, module_name, package_path
+from tfslim.slim.trace import module_name, package_path
 from tfslim.slim.tree import TreeFile
 
 __all__ = ["Unreached"]
@@ -45,8 +45,9 @@ class Unreached:
         # One without versions was written by hand, and speaks of op types only.
         if policy.trace is None or not policy.trace.tensorflow:
             return
-        self._reached = _reached(policy.trace)
-        self._reached_folders = {_folder(name) for name in self._reached}
+        reached = [inside for name in policy.trace.opened if (inside := package_path(name))]
+        self._reached = frozenset(map(_imported, reached))
+        self._reached_folders = frozenset(map(_folder, reached))
         found = _installed(name for item in files for name in item.names)
         # Another interpreter's packages are none of this trace's business.
         self._sites = tuple(site for site in found if _TENSORFLOW in found[site])
@@ -82,7 +83,7 @@ class Unreached:
         if inside is None or name.removesuffix(inside) not in self._sites:
             return False
         module = module_name(inside)
-        if not module.endswith(_CODE) or module in self._reached:
+        if not module.endswith(_CODE) or _imported(module) in self._reached:
             return False
         if not rule.covers(PurePosixPath(module)) or self._is_kept(name):
             return False
@@ -93,10 +94,10 @@ class Unreached:
         return any(rule.matches(PurePosixPath(name)) for rule in self._kept)
 
 
-def _reached(trace: Trace) -> frozenset[str]:
-    """Return what was reached, relative to site-packages."""
-    inside = (package_path(name) for name in trace.opened)
-    return frozenset(name for name in inside if name is not None)
+def _imported(name: str) -> str:
+    """Return a module's path as an import asks for it: a stand-in has its original's."""
+    folder, slash, last = name.rpartition("/")
+    return f"{folder}{slash}{last.partition('.')[0]}"
 
 
 def _folder(name: str) -> str:

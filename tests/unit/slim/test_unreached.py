@@ -95,6 +95,13 @@ def test_without_sources_the_bytecode_counts(environment: Path) -> None:
     assert "tensorflow/ops/used.pyc" not in removed(environment, "file")
 
 
+def test_what_stands_in_for_a_reached_extension_module_stays(environment: Path) -> None:
+    ops = environment / SITE / "tensorflow" / "ops"
+    (ops / "used.py").rename(ops / "used.cpython-311-x86_64-linux-gnu.so")
+    (ops / "used.py").write_text("a stand-in")
+    assert not [name for name in removed(environment, "file") if "ops/used" in name]
+
+
 def test_a_hard_link_stays_while_one_of_its_names_is_needed(environment: Path) -> None:
     site = environment / SITE
     (site / "service" / "shared.py").hardlink_to(site / "tensorflow" / "far" / "away.py")
