@@ -409,10 +409,10 @@ def verify_verb(
 )
 @click.option(
     "--objective",
-    type=click.Choice(["pull", "disk"]),
-    default="pull",
+    type=click.Choice(["both", "pull", "disk"]),
+    default="both",
     show_default=True,
-    help="Smallest when compressed, or on disk.",
+    help="Smallest when compressed, on disk, or in time to pull and unpack.",
 )
 @click.option(
     "--exclude", multiple=True, metavar="VERSIONS", help="Not these, for example 'cudnn<9.10'."

@@ -34,7 +34,7 @@ class Options:
     python: str | None
     cuda_arch: tuple[str, ...]
     profile: str
-    objective: Literal["pull", "disk"]
+    objective: Literal["both", "pull", "disk"]
     exclude: tuple[str, ...]
     requirements: Path | None
     output: Path | None

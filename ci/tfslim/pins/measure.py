@@ -1,7 +1,8 @@
 """Measure a wheel: unpack it, run the slim engine on it, and count what is left, file by file.
 
-Rules that remove whole files are left out here and applied to the result (`Measured.sizes`), so
-that one measurement serves every profile that treats GPU code alike.
+Only rules that change what is inside NVIDIA's libraries are followed here. Those that remove whole
+files are applied to the result (`Measured.sizes`), so that one measurement serves every profile
+that treats GPU code alike.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from tfslim.slim.apply import apply_plan
 from tfslim.slim.archs import serves
 from tfslim.slim.fatbin import Kind
 from tfslim.slim.planning import make_plan
-from tfslim.slim.rules import FileRule, Policy
+from tfslim.slim.rules import DuplicateRule, GpuRule, Policy, SectionRule
 from tfslim.slim.tree import tree_files
 from tfslim.ui import human_bytes
 
 __all__ = ["FileSize", "Measured", "engine_key", "measure"]
 
 _ZSTD_LEVEL: Final = 10
+# Rules that change files of NVIDIA's wheels, and what of them decides how.
+_FOLLOWED: Final = (SectionRule, DuplicateRule, GpuRule)
+_DECIDING: Final = {"removes", "files", "sections", "except_files"}
 # Where packages lie in a virtual environment; rules name it with a wildcard for the version.
 _SITE: Final = PurePosixPath("lib/python3.13/site-packages")
 # Free disk that is left alone (bytes).
@@ -88,9 +92,9 @@ class Measured(BaseModel):
 def engine_key(policy: Policy) -> str:
     """Return what a measurement depends on, besides the wheel: rules, GPUs and engine version."""
     rules = [
-        rule.model_dump(mode="json", exclude={"why", "risk", "proof", "gpu"})
+        rule.model_dump(mode="json", include=_DECIDING)
         for rule in policy.profile.rules
-        if not isinstance(rule, FileRule)
+        if isinstance(rule, _FOLLOWED)
     ]
     content = [__version__, policy.sms, policy.keep_ptx, rules]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
@@ -108,7 +112,7 @@ def measure(wheel: Path, policy: Policy, scratch: Path) -> Measured:
     try:
         requires = tuple(_unpack(wheel, tree / _SITE))
         links = read_links(tree)
-        outcome = apply_plan(make_plan(tree, _without_file_rules(policy)), tree)
+        outcome = apply_plan(make_plan(tree, _followed(policy)), tree)
         return Measured(
             sms=policy.sms,
             files=tuple(
@@ -124,8 +128,8 @@ def measure(wheel: Path, policy: Policy, scratch: Path) -> Measured:
         shutil.rmtree(tree, ignore_errors=True)
 
 
-def _without_file_rules(policy: Policy) -> Policy:
-    rules = tuple(rule for rule in policy.profile.rules if not isinstance(rule, FileRule))
+def _followed(policy: Policy) -> Policy:
+    rules = tuple(rule for rule in policy.profile.rules if isinstance(rule, _FOLLOWED))
     return replace(policy, profile=policy.profile.model_copy(update={"rules": rules}))
 
 

@@ -30,7 +30,11 @@ from tfslim.ui import Ui, human_bytes
 __all__ = ["PinSet", "Request", "Row", "Total", "lock", "survey_and_choose"]
 
 # Slimming's share: what is compared is the sum over libraries of what is left of each.
-_OBJECTIVES: Final = {"pull": "compressed bytes (zstd, level 10)", "disk": "bytes on disk"}
+_OBJECTIVES: Final = {
+    "both": "compressed bytes (zstd, level 10) and half the bytes on disk",
+    "pull": "compressed bytes (zstd, level 10)",
+    "disk": "bytes on disk",
+}
 
 
 @dataclass(frozen=True)
@@ -135,20 +139,19 @@ def survey_and_choose(request: Request, settings: IndexSettings, ui: Ui) -> list
         NetworkError: The index fails.
         DiskError: A wheel does not fit.
     """
-    excluded = [_requirement(text) for text in request.exclude]
     with PackageIndex(settings, request.python, ui) as index:
         surveyor = Surveyor(
             index,
             Store(request.state / "measured"),
             request.state / "scratch",
             ui,
+            excluded=[_requirement(text) for text in request.exclude],
+            all_versions=request.all_versions,
             keep_wheels=request.keep_wheels,
         )
-        surveyed = surveyor.survey(
-            request.tensorflow, request.python, request.policies, all_=request.all_versions
-        )
+        surveyed = surveyor.survey(request.tensorflow, request.python, request.policies)
     return [
-        _choose(request, policy, libraries, excluded)
+        _choose(request, policy, libraries)
         for policy, libraries in zip(request.policies, surveyed, strict=True)
     ]
 
@@ -164,14 +167,9 @@ def _requirement(text: str) -> Requirement:
         ) from None
 
 
-def _choose(
-    request: Request,
-    policy: Policy,
-    libraries: Sequence[Library],
-    excluded: Sequence[Requirement],
-) -> PinSet:
+def _choose(request: Request, policy: Policy, libraries: Sequence[Library]) -> PinSet:
     reasons = {
-        (library.name, item.version): _why_not(item, library, policy, excluded)
+        (library.name, item.version): item.excluded or unfit(item, library.candidates, policy.sms)
         for library in libraries
         for item in library.candidates
     }
@@ -206,16 +204,6 @@ def _choose(
             for library in libraries
         },
     )
-
-
-def _why_not(
-    item: Candidate, library: Library, policy: Policy, excluded: Sequence[Requirement]
-) -> str:
-    """Return why a version is out of the question; nothing where it is not."""
-    for wanted in excluded:
-        if wanted.name in (item.library, item.project) and wanted.specifier.contains(item.version):
-            return f"excluded: {wanted}"
-    return unfit(item, library.candidates, policy.sms)
 
 
 def _rows(

@@ -74,20 +74,32 @@ class Surveyor:
         store: What was measured before.
         scratch: Folder for one wheel at a time, packed and unpacked.
         ui: Where progress is shown.
+        excluded: Versions that are not to be chosen; measured only where it is the newest.
+        all_versions: Measure every version, instead of a few of each line.
         keep_wheels: Leave the wheels in `scratch` for the next run.
     """
 
     def __init__(
-        self, index: PackageIndex, store: Store, scratch: Path, ui: Ui, *, keep_wheels: bool
+        self,
+        index: PackageIndex,
+        store: Store,
+        scratch: Path,
+        ui: Ui,
+        *,
+        excluded: Sequence[Requirement] = (),
+        all_versions: bool = False,
+        keep_wheels: bool = False,
     ) -> None:
         self._index = index
         self._store = store
         self._scratch = scratch
         self._ui = ui
+        self._excluded = excluded
+        self._all_versions = all_versions
         self._keep_wheels = keep_wheels
 
     def survey(
-        self, tensorflow: str, python: str, policies: Sequence[Policy], *, all_: bool
+        self, tensorflow: str, python: str, policies: Sequence[Policy]
     ) -> list[tuple[Library, ...]]:
         """Return what was measured, for each policy.
 
@@ -95,7 +107,6 @@ class Surveyor:
             tensorflow: Release.
             python: Minor version.
             policies: GPUs and rules to measure for; a wheel is downloaded once for all of them.
-            all_: Measure every version.
 
         Raises:
             ConfigError: There is no such TensorFlow, or it has no extra `and-cuda`.
@@ -104,14 +115,14 @@ class Surveyor:
         """
         self._scratch.mkdir(parents=True, exist_ok=True)
         with self._ui.step(f"What TensorFlow {tensorflow} allows"):
-            lists = self._shortlists(tensorflow, python, all_=all_)
+            lists = self._shortlists(tensorflow, python)
         results = self._results([wheel for item in lists for wheel in item.measured], policies)
         return [
-            tuple(_library(item, policy, results[engine_key(policy)]) for item in lists)
+            tuple(self._library(item, policy, results[engine_key(policy)]) for item in lists)
             for policy in policies
         ]
 
-    def _shortlists(self, tensorflow: str, python: str, *, all_: bool) -> list[_Shortlist]:
+    def _shortlists(self, tensorflow: str, python: str) -> list[_Shortlist]:
         offered = {str(wheel.version): wheel for wheel in self._index.wheels("tensorflow")}
         if tensorflow not in offered:
             raise ConfigError(
@@ -122,34 +133,41 @@ class Surveyor:
         wanted = cuda_requirements(listed, python)
         if not wanted:
             raise ConfigError(f"TensorFlow {tensorflow} has no NVIDIA wheels to choose (and-cuda)")
-        return [self._shortlist(requirement, all_=all_) for requirement in wanted]
+        return [self._shortlist(requirement) for requirement in wanted]
 
-    def _shortlist(self, requirement: Requirement, *, all_: bool) -> _Shortlist:
-        wheels = shortlist(requirement, self._index.wheels(requirement.name), all_=all_)
+    def _shortlist(self, requirement: Requirement) -> _Shortlist:
+        wheels = shortlist(
+            requirement, self._index.wheels(requirement.name), all_=self._all_versions
+        )
         if not wheels:
             raise ConfigError(
                 f"the index has no wheel for {requirement}",
                 why="for this Python on x86-64 Linux, with a SHA-256, neither yanked nor early",
             )
         least = min(wheel.size or 0 for wheel in wheels)
-        large = {
-            wheel
-            for wheel in wheels[:-1]  # the newest is what pip would take: always measured
-            if not all_ and (wheel.size or 0) > _TOO_LARGE * least
-        }
+        # The newest is what pip would take: measured in any case, to compare with.
+        why = {wheel: self._why_skipped(wheel, least) for wheel in wheels[:-1]}
         return _Shortlist(
             requirement,
-            tuple(wheel for wheel in wheels if wheel not in large),
+            tuple(wheel for wheel in wheels if not why.get(wheel)),
             tuple(
-                Skipped(
-                    version=str(wheel.version),
-                    wheel_bytes=wheel.size or 0,
-                    why=f"the wheel is more than {_TOO_LARGE} times the smallest one",
-                )
-                for wheel in wheels
-                if wheel in large
+                Skipped(version=str(wheel.version), wheel_bytes=wheel.size or 0, why=reason)
+                for wheel, reason in why.items()
+                if reason
             ),
         )
+
+    def _why_skipped(self, wheel: Wheel, least: int) -> str:
+        if not self._all_versions and (wheel.size or 0) > _TOO_LARGE * least:
+            return f"not measured: the wheel is more than {_TOO_LARGE} times the smallest one"
+        return self._why_excluded(wheel)
+
+    def _why_excluded(self, wheel: Wheel) -> str:
+        names = (wheel.project, short_name(wheel.project))
+        for wanted in self._excluded:
+            if wanted.name in names and wanted.specifier.contains(wheel.version):
+                return f"excluded: {wanted}"
+        return ""
 
     def _results(self, wheels: Sequence[Wheel], policies: Sequence[Policy]) -> _Results:
         """Return what is known of each wheel for each policy; measure what is not known yet."""
@@ -190,32 +208,33 @@ class Surveyor:
             if not self._keep_wheels:
                 path.unlink(missing_ok=True)
 
+    def _library(
+        self, item: _Shortlist, policy: Policy, results: Mapping[str, Measured]
+    ) -> Library:
+        last = len(item.measured) - 1
+        return Library(
+            name=short_name(item.requirement.name),
+            requirement=str(item.requirement.specifier),
+            candidates=tuple(
+                self._candidate(wheel, results[wheel.sha256], policy, newer=last - place)
+                for place, wheel in enumerate(item.measured)
+            ),
+            skipped=item.skipped,
+        )
 
-def _library(item: _Shortlist, policy: Policy, results: Mapping[str, Measured]) -> Library:
-    last = len(item.measured) - 1
-    return Library(
-        name=short_name(item.requirement.name),
-        requirement=str(item.requirement.specifier),
-        candidates=tuple(
-            _candidate(wheel, results[wheel.sha256], policy, newer=last - place)
-            for place, wheel in enumerate(item.measured)
-        ),
-        skipped=item.skipped,
-    )
-
-
-def _candidate(wheel: Wheel, measured: Measured, policy: Policy, newer: int) -> Candidate:
-    disk, pull = measured.sizes(policy)
-    return Candidate(
-        project=wheel.project,
-        library=short_name(wheel.project),
-        version=str(wheel.version),
-        newer=newer,
-        sha256=wheel.sha256,
-        wheel_bytes=wheel.size or 0,
-        disk=disk,
-        pull=pull,
-        cubins=measured.cubins,
-        links=measured.links,
-        requires=measured.requires,
-    )
+    def _candidate(self, wheel: Wheel, measured: Measured, policy: Policy, newer: int) -> Candidate:
+        disk, pull = measured.sizes(policy)
+        return Candidate(
+            project=wheel.project,
+            library=short_name(wheel.project),
+            version=str(wheel.version),
+            newer=newer,
+            sha256=wheel.sha256,
+            wheel_bytes=wheel.size or 0,
+            disk=disk,
+            pull=pull,
+            cubins=measured.cubins,
+            links=measured.links,
+            requires=measured.requires,
+            excluded=self._why_excluded(wheel),
+        )
