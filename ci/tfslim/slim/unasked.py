@@ -74,8 +74,8 @@ def asked_for(tree: Path, hidden: Mapping[str, Sequence[Run]], files: Iterable[s
     for path, runs in hidden.items():
         with Elf(tree / path) as elf:
             symbols = read_symbols(elf)
-        indices = np.concatenate([np.arange(first, first + count) for first, count in runs])
-        gone[path] = frozenset(symbols.names(indices)) if symbols else frozenset()
+        names = symbols.names() if symbols else []
+        gone[path] = frozenset(name for at, count in runs for name in names[at : at + count])
     return [file for file in files if gone and _asks(tree / file, file, gone)]
 
 
