@@ -8,7 +8,10 @@ modules that nobody else finds. `python -m _tfslim` lists what is gone and how t
 from __future__ import annotations
 
 import sys
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` alone would take longer to import than all of this
+    from typing import Any
 
 # Python itself asks for these at every start, and they are seldom there.
 _AT_START = ("sitecustomize", "usercustomize")
@@ -28,12 +31,15 @@ def check_model(model: Any) -> None:
 
 
 def _is_import() -> bool:
-    """True when an import statement asks: not `find_spec`, which programs use to look."""
+    """True when an import or `python -m` asks: not `find_spec`, which programs use to look."""
     try:
         # This function, find_spec, importlib's _find_spec, and who called that.
-        return sys._getframe(3).f_code.co_name == "_find_and_load_unlocked"
+        caller = sys._getframe(3)
     except ValueError:
         return False
+    above = caller.f_back
+    runs = above is not None and above.f_code.co_name == "_get_module_details"
+    return runs or caller.f_code.co_name == "_find_and_load_unlocked"
 
 
 class First:
