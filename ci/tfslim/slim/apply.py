@@ -25,6 +25,7 @@ from tfslim.slim.elf import PAGE, Elf, FormatRefusedError
 from tfslim.slim.pieces import Piece
 from tfslim.slim.plan import Content, FilePlan, Plan
 from tfslim.slim.pool import Pool
+from tfslim.slim.stub.prove import stub_problems
 from tfslim.slim.tree import TreeFile, sha256, tree_files
 from tfslim.slim.unasked import asked_for
 from tfslim.ui import Ui, human_bytes
@@ -414,14 +415,7 @@ def _apply_one(work: _Work) -> FileOutcome:
     aside = target.with_name(f".{target.name}{_ASIDE}")
     why = _write_proved(source, aside, work)
     if why:
-        aside.unlink(missing_ok=True)
-        if not target.exists():
-            shutil.copy2(source, aside)
-            _own(aside, source.lstat())
-            _put(aside, work)
-        return FileOutcome(
-            path=item.path, before=item.size, after=item.size, state="restored", why=why
-        )
+        return _restored(work, aside, why)
     answer: Literal["same", "absent", ""] = ""
     if item.cuts.relocates:
         answer = "same" if loader.LOADER.exists() else "absent"
@@ -432,8 +426,20 @@ def _apply_one(work: _Work) -> FileOutcome:
     )
 
 
+def _restored(work: _Work, aside: Path, why: str) -> FileOutcome:
+    """Leave a file what it is, also in a copy of the tree."""
+    item = work.plan
+    source, target = work.source / item.path, work.target / item.path
+    aside.unlink(missing_ok=True)
+    if not target.exists():
+        shutil.copy2(source, aside)
+        _own(aside, source.lstat())
+        _put(aside, work)
+    return FileOutcome(path=item.path, before=item.size, after=item.size, state="restored", why=why)
+
+
 def _put_content(work: _Work, content: Content) -> FileOutcome:
-    """Give a file other content, or make it, with its folder's owner."""
+    """Give a file other content, or make it, with its folder's owner; a stub where it is proved."""
     item = work.plan
     target = work.target / item.path
     aside = target.with_name(f".{target.name}{_ASIDE}")
@@ -441,6 +447,10 @@ def _put_content(work: _Work, content: Content) -> FileOutcome:
     aside.write_bytes(content.data)
     if item.action == "add":
         aside.chmod(_NEW_FILE_MODE)
+    if any(removal.what in ("library", "program") for removal in item.removals):
+        problems = stub_problems(work.source / item.path, aside)
+        if problems:
+            return _restored(work, aside, "; ".join(problems))
     _put(aside, work)
     state: Literal["replaced", "added"] = "added" if item.action == "add" else "replaced"
     return FileOutcome(path=item.path, before=item.size, after=item.after, state=state)

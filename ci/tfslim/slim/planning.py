@@ -17,6 +17,7 @@ from tfslim.slim.plan import FilePlan, Note, Plan, Removal
 from tfslim.slim.pool import Pool
 from tfslim.slim.put import plan_records, plan_stand_ins
 from tfslim.slim.rules import Policy, Profile
+from tfslim.slim.stubs import plan_stubs
 from tfslim.slim.tree import TreeFile, sha256, tree_files
 from tfslim.slim.unasked import Unasked, unasked_names
 from tfslim.slim.unreached import Unreached
@@ -56,6 +57,8 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
         packages = Packages(tree, files, found, policy)
         whole = plan_whole(tree, files, rules, packages, Unreached(files, policy))
         whole = plan_stand_ins(tree, files, rules, whole)
+        stubs, kept = plan_stubs(tree, files, rules, {item.path for item in whole})
+        whole, notes = [*whole, *stubs], [*notes, *kept]
         gone = {item.path for item in whole}
         stay = [item for item in files if item.names[0] not in gone]
         whole += _plan_duplicates(tree, stay, rules, pool)

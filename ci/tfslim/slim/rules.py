@@ -28,10 +28,12 @@ __all__ = [
     "FileRule",
     "GpuRule",
     "GuardRule",
+    "LibraryRule",
     "Margin",
     "PackageRule",
     "Policy",
     "Profile",
+    "ProgramRule",
     "RecordRule",
     "Rule",
     "SectionRule",
@@ -163,6 +165,72 @@ def _from_top(patterns: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"/{pattern}" for pattern in patterns)
 
 
+class Answers(BaseModel):
+    """What functions of a removed library give their caller.
+
+    Attributes:
+        functions: Patterns of their names.
+        gives: A number; "text", the explanation as a C string; or "handle", which is 0 and an
+            address where the first argument points to.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    functions: tuple[str, ...]
+    gives: int | Literal["text", "handle"]
+
+
+class LibraryRule(_Rule):
+    """Replaces libraries by small ones that explain themselves and return an error when called.
+
+    A library stays as it is while anything that stays in the tree needs it.
+
+    Attributes:
+        files: Patterns of the libraries.
+        opened_by: Patterns of files that open it by name; the loader does not know of those.
+        status: What its functions return: its own number for "not supported".
+        answers: Functions that return something else; the first that fits counts.
+    """
+
+    removes: Literal["library"]
+    files: tuple[str, ...]
+    opened_by: tuple[str, ...] = ()
+    status: int
+    answers: tuple[Answers, ...] = ()
+
+    def matches(self, path: PurePosixPath) -> bool:
+        """True when the library may be replaced."""
+        return _matches(path, self.files)
+
+    def opens(self, path: PurePosixPath) -> bool:
+        """True when the file may open the library by name."""
+        return bool(self.opened_by) and _matches(path, self.opened_by)
+
+    def answer(self, function: str) -> int | Literal["text", "handle"]:
+        """Return what a function gives its caller."""
+        fitting = (
+            one.gives
+            for one in self.answers
+            if any(fnmatchcase(function, pattern) for pattern in one.functions)
+        )
+        return next(fitting, self.status)
+
+
+class ProgramRule(_Rule):
+    """Replaces programs by small ones that explain themselves and fail.
+
+    Attributes:
+        files: Patterns of the programs.
+    """
+
+    removes: Literal["program"]
+    files: tuple[str, ...]
+
+    def matches(self, path: PurePosixPath) -> bool:
+        """True when the program may be replaced."""
+        return _matches(path, self.files)
+
+
 class PackageRule(_Rule):
     """Removes installed distributions with their metadata, where nothing else asks for them.
 
@@ -241,6 +309,8 @@ class GpuRule(_Rule):
 Rule = Annotated[
     SectionRule
     | FileRule
+    | LibraryRule
+    | ProgramRule
     | PackageRule
     | RecordRule
     | DuplicateRule
@@ -276,6 +346,11 @@ class Profile(BaseModel):
     def file_rules(self) -> tuple[FileRule, ...]:
         """The rules that remove whole files."""
         return tuple(rule for rule in self.rules if isinstance(rule, FileRule))
+
+    @property
+    def stub_rules(self) -> tuple[LibraryRule | ProgramRule, ...]:
+        """The rules that replace libraries and programs by ones that explain themselves."""
+        return tuple(rule for rule in self.rules if isinstance(rule, LibraryRule | ProgramRule))
 
     @property
     def package_rules(self) -> tuple[PackageRule, ...]:

@@ -42,6 +42,7 @@ _RESERVED_SECTIONS: Final = 0xFF00
 _BINDINGS: Final = (1, 2, 10)  # global, weak, unique
 _NO_TYPE, _OBJECT, _FUNCTION = 0, 1, 2
 _PF_X: Final = 1
+_LONGEST_NAME: Final = 4096  # bytes, as of any path
 
 Kind = Literal["function", "data", "absolute"]
 
@@ -181,18 +182,22 @@ def _bytes(elf: Elf, at: int | None, size: int) -> bytes:
     return elf.read(at, size)
 
 
-def needed_libraries(elf: Elf) -> tuple[bytes, ...]:
+def needed_libraries(elf: Elf) -> tuple[str, ...]:
     """Return the names of the libraries that the loader maps with a file.
 
     Raises:
-        FormatRefusedError: One has no end.
+        FormatRefusedError: One lies outside the file.
     """
-    symbols = read_symbols(elf)
-    if symbols is None:
-        return ()
-    return tuple(
-        symbols.string(value) for tag, value, _ in elf.dynamic_entries if tag == DT["NEEDED"]
-    )
+    table = elf.to_offset(elf.dynamic.get(DT["STRTAB"], 0))
+    names: list[str] = []
+    for tag, value, _ in elf.dynamic_entries:
+        if tag == DT["NEEDED"]:
+            at = (table or 0) + value
+            end = elf.data.find(b"\0", at, at + _LONGEST_NAME)
+            if table is None or end < 0:
+                raise FormatRefusedError("a needed library's name lies outside the file")
+            names.append(elf.read(at, end - at).decode("utf-8", "replace"))
+    return tuple(names)
 
 
 def unfound_names(elf: Elf, names: set[bytes]) -> set[bytes]:
