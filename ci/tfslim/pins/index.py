@@ -93,7 +93,7 @@ class PackageIndex:
         self._host = urlsplit(settings.url).hostname or "the index"  # the address may hold a login
         session = requests.Session()
         session.verify = settings.ca or True
-        retry = Retry(total=_ATTEMPTS, backoff_factor=1, status_forcelist=(429, 502, 503, 504))
+        retry = Retry(total=_ATTEMPTS, backoff_factor=0.3, status_forcelist=(429, 502, 503, 504))
         for scheme in ("https://", "http://"):
             session.mount(scheme, HTTPAdapter(max_retries=retry))
         self._client = PyPISimple(settings.url, session=session)

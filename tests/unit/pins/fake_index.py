@@ -13,7 +13,6 @@ from typing import Any
 def make_wheel(
     name: str,
     version: str,
-    *,
     files: dict[str, bytes] | None = None,
     requires: tuple[str, ...] = (),
 ) -> bytes:
