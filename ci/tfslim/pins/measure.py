@@ -27,7 +27,15 @@ from tfslim.slim.apply import apply_plan
 from tfslim.slim.archs import serves
 from tfslim.slim.fatbin import Kind
 from tfslim.slim.planning import make_plan
-from tfslim.slim.rules import DuplicateRule, GpuRule, Policy, SectionRule
+from tfslim.slim.rules import (
+    DuplicateRule,
+    FileRule,
+    GpuRule,
+    LibraryRule,
+    Policy,
+    ProgramRule,
+    SectionRule,
+)
 from tfslim.slim.tree import tree_files
 from tfslim.ui import human_bytes
 
@@ -36,6 +44,8 @@ __all__ = ["FileSize", "Measured", "engine_key", "measure"]
 _ZSTD_LEVEL: Final = 10
 # Rules that change files of NVIDIA's wheels, and what of them decides how.
 _FOLLOWED: Final = (SectionRule, DuplicateRule, GpuRule)
+# Rules after which next to nothing is left of a file.
+_REMOVING: Final = (FileRule, LibraryRule, ProgramRule)
 _DECIDING: Final = {"removes", "files", "sections", "except_files"}
 # Where packages lie in a virtual environment; rules name it with a wildcard for the version.
 _SITE: Final = PurePosixPath("lib/python3.13/site-packages")
@@ -82,8 +92,11 @@ class Measured(BaseModel):
     requires: tuple[str, ...]
 
     def sizes(self, policy: Policy) -> tuple[int, int]:
-        """Return (bytes on disk, bytes compressed) of the files that a profile leaves."""
-        rules = policy.profile.file_rules
+        """Return (bytes on disk, bytes compressed) of the files that a profile leaves.
+
+        What is replaced by a stub (a few kilobytes) counts as gone.
+        """
+        rules = [rule for rule in policy.profile.rules if isinstance(rule, _REMOVING)]
         paths = [(PurePosixPath(item.path), item) for item in self.files]
         left = [item for path, item in paths if not any(rule.matches(path) for rule in rules)]
         return sum(item.disk for item in left), sum(item.pull for item in left)
