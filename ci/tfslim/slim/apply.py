@@ -225,7 +225,7 @@ def _check_unasked(plan: Plan, tree: Path) -> None:
     hidden = {item.path: item.cuts.hidden for item in plan.files if item.cuts.hidden}
     if not hidden:
         return
-    gone = {item.path for item in plan.files if item.action in ("delete", "link")}
+    gone = {item.path for item in plan.files if item.action != "rewrite"}
     files = [item for item in tree_files(tree) if item.names[0] not in gone]
     programs = [item.names[0] for item in files if scan.is_elf(item.at(tree))]
     asking = asked_for(tree, hidden, programs)
@@ -374,21 +374,31 @@ def _own(path: Path, status: os.stat_result) -> None:
 # --- one file ---------------------------------------------------------------------------------
 
 
-# One after the other: what explains a removal is there before it; and while the loader is asked
-# about a rewritten library, before and after, no library beside it comes or goes.
+# One after the other: what explains a removal is there before it; while the loader is asked about a
+# rewritten library, before and after, no library beside it comes or goes; and what says which files
+# a package has goes last, so that a run after an interrupted one knows them.
 _STEPS: Final = (
-    ("Putting stand-ins in place", ("replace", "add")),
-    ("Rewriting and proving", ("rewrite",)),
-    ("Deleting and linking", ("delete", "link")),
+    "Putting stand-ins in place",
+    "Rewriting and proving",
+    "Deleting and linking",
+    "Deleting lists of packages",
 )
+
+
+def _step(item: FilePlan) -> str:
+    if item.content is not None:
+        return _STEPS[0]
+    if item.action == "rewrite":
+        return _STEPS[1]
+    return _STEPS[3 if PurePosixPath(item.path).parent.suffix == ".dist-info" else 2]
 
 
 def _apply_files(plan: Plan, tree: Path, target: Path, pool: Pool) -> list[FileOutcome]:
     rewritten = {(tree / item.path).parent for item in plan.files if item.action == "rewrite"}
     folders = tuple(sorted(rewritten))
     done: list[FileOutcome] = []
-    for title, actions in _STEPS:
-        files = [item for item in plan.files if item.action in actions]
+    for title in _STEPS:
+        files = [item for item in plan.files if _step(item) == title]
         if files:
             done += pool.run(
                 title,
