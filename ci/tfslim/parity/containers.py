@@ -84,14 +84,22 @@ class ImageTarget:
             f"{self.name} cannot run Python", why=str(error and (error.explanation or error))
         ) from error
 
+    def check(self) -> None:
+        """Ask the engine for the image, so that a mistyped name costs no time.
+
+        Raises:
+            InputError: It does not have it.
+        """
+        with contextlib.closing(self.client()) as client:
+            self._pythons(client)
+
     def _pythons(self, client: DockerClient) -> list[str]:
         """Return the names Python may have, the one that the image itself starts first."""
         try:
             config: dict[str, Any] = client.images.get(self.name).attrs.get("Config") or {}
         except ImageNotFound as error:
             raise InputError(
-                f"there is no folder and no image {self.name}",
-                why=f"The engine at {client.api.base_url} does not have it.",
+                f"there is no folder {self.name}, and the engine has no image of that name",
                 way_out="Build it (`tfslim build`), or name one of `docker images`.",
             ) from error
         words = [*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ())]

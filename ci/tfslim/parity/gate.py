@@ -168,6 +168,23 @@ class _Gate:
                 why=stock.tail,
             )
 
+        self._check_inputs(stock)
+
+    def _check_inputs(self, stock: Probed) -> None:
+        """Refuse a file of real inputs that no signature took."""
+        results = [answers for answers in stock.answers.values() if not isinstance(answers, str)]
+        calls = [call for answers in results for call in answers.calls.values()]
+        taken = {call.case for call in calls}
+        for path, staged_as in zip(self.request.inputs, self.job.inputs, strict=True):
+            if Path(staged_as).name not in taken:
+                runs = [call for call in calls if call.kind == "run"]
+                wanted = {f"{call.signature}: {', '.join(call.inputs)}" for call in runs}
+                raise InputError(
+                    f"{path} holds the inputs of no signature",
+                    why="There are, with their inputs:\n" + "\n".join(sorted(wanted)),
+                    way_out="Give it one array for each input of a signature, by its name.",
+                )
+
     def _round(self, mode: Mode, settings: Settings, stock: Probed) -> list[ModelVerdict]:
         """Compare all models in one mode."""
         rule = default_rule(mode, self.request.rtol, self.request.atol)

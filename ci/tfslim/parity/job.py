@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from tfslim.errors import InputError, ModelError
 from tfslim.models import Model, bake_context, resolve_model
@@ -95,9 +98,16 @@ def _stage_model(model: Model | ModelFile, into: Path) -> str:
 def _stage_input(path: Path, into: Path) -> str:
     place = _free(into, path.name)
     try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in file.files:
+                file[name]  # reading is the test: objects would have to be unpickled
         shutil.copyfile(path, place)
-    except OSError as error:
-        raise InputError(f"the inputs {path} cannot be read", why=str(error.strerror)) from error
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"the inputs {path} cannot be read",
+            why=str(error),
+            way_out="Write them with numpy.savez(FILE, input_name=array, …), without objects.",
+        ) from error
     return f"{into.name}/{place.name}"
 
 

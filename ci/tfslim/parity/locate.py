@@ -20,10 +20,11 @@ def find_target(source: str, client: Callable[[], DockerClient]) -> Target:
 
     Args:
         source: A virtual environment, an unpacked root file system, or an image of the engine.
-        client: Gives the engine; called only when an image is run.
+        client: Gives the engine; called only for an image.
 
     Raises:
         InputError: It is none of these, or nothing in it can run.
+        EngineError: It is no folder, and there is no engine to ask for an image.
     """
     match source_kind(source):
         case "engine" if source.startswith(("/", ".", "~")):
@@ -33,7 +34,9 @@ def find_target(source: str, client: Callable[[], DockerClient]) -> Target:
         case "directory":
             return tree_target(source)
         case "engine":
-            return ImageTarget(source, client)
+            image = ImageTarget(source, client)
+            image.check()
+            return image
         case _:
             raise InputError(
                 f"{source} is an archive: nothing can run in it",

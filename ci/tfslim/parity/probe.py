@@ -276,7 +276,7 @@ class _Run:
                 made = _Inputs(function.inputs, shapes, seed)
                 self._call(Call("run", name, f"batch {batch}, seed {seed}"), function, made.make)
         for path in options.input:
-            arrays = _read_inputs(path)
+            arrays = _read_inputs(path, function.inputs)
             if arrays.keys() == function.inputs.keys():
                 self._call(Call("run", name, path.name), function, arrays.copy)
         shapes = _shapes(function.inputs, options.batches[0], options.unknown_size)
@@ -527,14 +527,26 @@ def _misuses(inputs: _Inputs) -> Iterator[tuple[str, Callable[[], Mapping[str, A
     )
 
 
-def _read_inputs(path: Path) -> dict[str, Any]:
-    """Read real inputs; text becomes bytes, as TensorFlow's strings are."""
+def _read_inputs(path: Path, specs: Mapping[str, Spec]) -> dict[str, Any]:
+    """Read real inputs: numbers in the width that a function wants, text as bytes."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     return {
-        name: np.char.encode(array, "utf-8").astype(object) if array.dtype.kind == "U" else array
+        name: _fitted(array, specs[name].dtype) if name in specs else array
         for name, array in arrays.items()
     }
+
+
+def _fitted(array: Any, dtype: str) -> Any:
+    """Return an array as TensorFlow takes it; float64 becomes float32, never an integer."""
+    kind = tf.as_dtype(dtype)
+    if array.dtype.kind == "U":
+        return np.char.encode(array, "utf-8").astype(object)
+    if (kind.is_floating and array.dtype.kind == "f") or (
+        kind.is_integer and array.dtype.kind in "iu"
+    ):
+        return array.astype(kind.as_numpy_dtype)
+    return array
 
 
 def _flat(answer: Any) -> Iterable[tuple[str, Any]]:
