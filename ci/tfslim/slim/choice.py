@@ -16,7 +16,10 @@ from tfslim.slim.cuts import ContainerCut, Placeholder, Span
 from tfslim.slim.elf import Elf
 from tfslim.slim.scan import FileScan, Found
 
-__all__ = ["Choice"]
+__all__ = ["Choice", "Dropped"]
+
+# What goes, piece by piece: kind, architecture, region, bytes.
+Dropped = tuple[str, int, str, int]
 
 
 class Choice:
@@ -27,15 +30,27 @@ class Choice:
         found: Its GPU code.
         sms: GPUs to serve.
         keep_ptx: Also keep the newest plain PTX of each container.
+        keep_lto: Keep the LTO-IR that the targets could use.
 
     Attributes:
         containers, placeholder, host, spans: As in `cuts.FileCuts`.
-        dropped: What goes, piece by piece, as (kind, architecture, region, bytes).
+        dropped: What goes, piece by piece.
     """
 
-    def __init__(self, elf: Elf, found: FileScan, sms: Sequence[int], *, keep_ptx: bool) -> None:
+    def __init__(
+        self,
+        elf: Elf,
+        found: FileScan,
+        sms: Sequence[int],
+        *,
+        keep_ptx: bool,
+        keep_lto: bool = True,
+    ) -> None:
         self._elf = elf
+        self._keep_lto = keep_lto
         kept = [archs.select(f.container.entries, sms, keep_ptx=keep_ptx) for f in found.found]
+        if not keep_lto:
+            kept = [_without_lto(f, keep) for f, keep in zip(found.found, kept, strict=True)]
         emptied = [f for f, keep in zip(found.found, kept, strict=True) if not keep]
         self.placeholder = _smallest_cubin(emptied)
         self._stand_in = self._entry_bytes(found, self.placeholder)
@@ -74,6 +89,8 @@ class Choice:
         """Decide what becomes of a container that no target needs; "" leaves it as it is."""
         if item.region in self._tables and _only_architecture(item):
             return "zero"
+        if not self._keep_lto and _only_lto(item):
+            return "zero"  # a linker reads it, which says so where there is none; no driver does
         if item.movable and self._stand_in:
             return "shared"
         return "copy" if self._fits(item) and not self._is_copy(item) else ""
@@ -120,6 +137,16 @@ class Choice:
                 yield Span(offset=frame.offset, size=frame.size)
 
 
+def _only_lto(item: Found) -> bool:
+    """True for a container of LTO-IR alone, which no wrapper leads to."""
+    return not item.wrapped and all(e.kind is fatbin.Kind.LTO for e in item.container.entries)
+
+
+def _without_lto(item: Found, keep: frozenset[int]) -> frozenset[int]:
+    entries = item.container.entries
+    return frozenset(index for index in keep if entries[index].kind is not fatbin.Kind.LTO)
+
+
 def _smallest_cubin(emptied: Iterable[Found]) -> Placeholder | None:
     """Return the smallest cubin of containers that no target needs (of equals a movable one)."""
     candidates = [
@@ -140,10 +167,8 @@ def _whole(cut: ContainerCut, item: Found) -> ContainerCut:
     return cut.model_copy(update={"empty": "", "keep": keep})
 
 
-def _dropped(
-    cuts: Sequence[ContainerCut], found: Sequence[Found]
-) -> list[tuple[str, int, str, int]]:
-    """Return what goes as (kind, architecture, region, bytes)."""
+def _dropped(cuts: Sequence[ContainerCut], found: Sequence[Found]) -> list[Dropped]:
+    """Return what goes."""
     return [
         (entry.kind.label, entry.sm, item.region, entry.size)
         for cut, item in zip(cuts, found, strict=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from tfslim.slim import layout, scan
-from tfslim.slim.choice import Choice
+from tfslim.slim.choice import Choice, Dropped
 from tfslim.slim.cuts import FileCuts
 from tfslim.slim.elf import ET_DYN, ET_EXEC, PT_INTERP, Elf, FormatRefusedError
 from tfslim.slim.exports import rebuild
+from tfslim.slim.fatbin import Kind
 from tfslim.slim.plan import FilePlan, Note, Removal
 from tfslim.slim.rules import GpuRule, Profile
 from tfslim.slim.tree import TreeFile, sha256
@@ -120,7 +121,8 @@ class _Draft:
         if refusal := _unmappable(self._elf):
             self._note(sum(found.bytes_by.values()), refusal)
             return
-        choice = Choice(self._elf, found, sms, keep_ptx=keep_ptx)
+        lto = self._rules.lto_rule(PurePosixPath(self._name))
+        choice = Choice(self._elf, found, sms, keep_ptx=keep_ptx, keep_lto=lto is None)
         if not choice.dropped:
             return
         self.cuts = self.cuts.model_copy(
@@ -131,7 +133,11 @@ class _Draft:
                 "spans": choice.spans,
             }
         )
-        self.removals += _summed(rule.id, choice.dropped)
+        by_rule: defaultdict[str, list[Dropped]] = defaultdict(list)
+        for piece in choice.dropped:
+            by_rule[lto.id if lto and piece[0] == Kind.LTO.label else rule.id].append(piece)
+        for rule_id, dropped in sorted(by_rule.items()):
+            self.removals += _summed(rule_id, dropped)
 
     def hide(self, unasked: Unasked) -> None:
         """Take out exported names that nobody asks for; none where the format is not known."""
@@ -158,7 +164,7 @@ def _unmappable(elf: Elf) -> str:
     return "" if elf.sections else "no section table"
 
 
-def _summed(rule: str, dropped: Iterable[tuple[str, int, str, int]]) -> list[Removal]:
+def _summed(rule: str, dropped: Iterable[Dropped]) -> list[Removal]:
     count: Counter[tuple[str, int, str]] = Counter()
     size: Counter[tuple[str, int, str]] = Counter()
     for what, sm, region, length in dropped:

@@ -29,6 +29,7 @@ __all__ = [
     "GpuRule",
     "GuardRule",
     "LibraryRule",
+    "LtoRule",
     "Margin",
     "PackageRule",
     "Policy",
@@ -137,7 +138,7 @@ class FileRule(_Rule):
         in_packages: Patterns relative to any site-packages (or dist-packages) of the tree.
         except_files: Patterns of files that stay, relative to site-packages.
         stand_ins: What is put in place, by path relative to site-packages: {RULE} becomes words
-            that name the rule and say how to keep what it removes.
+            that name the rule and say how to keep what it removes, {FILE} the file's name.
     """
 
     removes: Literal["files"]
@@ -300,6 +301,21 @@ class ExportRule(_Rule):
         return _matches(path, self.files)
 
 
+class LtoRule(_Rule):
+    """Removes LTO-IR, which is linked while a program runs, from some libraries.
+
+    Attributes:
+        files: Patterns of the libraries.
+    """
+
+    removes: Literal["lto-ir"]
+    files: tuple[str, ...]
+
+    def matches(self, path: PurePosixPath) -> bool:
+        """True when the library's LTO-IR may go."""
+        return _matches(path, self.files)
+
+
 class GpuRule(_Rule):
     """Removes GPU code that no target needs."""
 
@@ -316,6 +332,7 @@ Rule = Annotated[
     | DuplicateRule
     | UnreachedRule
     | ExportRule
+    | LtoRule
     | GpuRule
     | GuardRule,
     Field(discriminator="removes"),
@@ -381,6 +398,11 @@ class Profile(BaseModel):
         """Return the rule by which names of a library may go, where there is one."""
         exports = (rule for rule in self.rules if isinstance(rule, ExportRule))
         return next((rule for rule in exports if rule.matches(path)), None)
+
+    def lto_rule(self, path: PurePosixPath) -> LtoRule | None:
+        """Return the rule by which a library's LTO-IR may go, where there is one."""
+        rules = (rule for rule in self.rules if isinstance(rule, LtoRule))
+        return next((rule for rule in rules if rule.matches(path)), None)
 
     @property
     def gpu_rule(self) -> GpuRule | None:
