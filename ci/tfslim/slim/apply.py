@@ -374,10 +374,11 @@ def _own(path: Path, status: os.stat_result) -> None:
 # --- one file ---------------------------------------------------------------------------------
 
 
-# One after the other: what explains a removal is there before it; while the loader is asked about a
-# rewritten library, before and after, no library beside it comes or goes; and what says which files
-# a package has goes last, so that a run after an interrupted one knows them.
+# One after the other, so that a run after an interrupted one completes it: no bytecode is there of
+# what a module was before; what explains a removal is there before it; while the loader is asked
+# about a rewritten library, no library beside it comes or goes; lists of packages go last.
 _STEPS: Final = (
+    "Deleting bytecode",
     "Putting stand-ins in place",
     "Rewriting and proving",
     "Deleting and linking",
@@ -386,11 +387,14 @@ _STEPS: Final = (
 
 
 def _step(item: FilePlan) -> str:
+    bytecode, stand_ins, rewriting, deleting, lists = _STEPS
     if item.content is not None:
-        return _STEPS[0]
+        return stand_ins
     if item.action == "rewrite":
-        return _STEPS[1]
-    return _STEPS[3 if PurePosixPath(item.path).parent.suffix == ".dist-info" else 2]
+        return rewriting
+    if item.path.endswith(".pyc"):
+        return bytecode
+    return lists if PurePosixPath(item.path).parent.suffix == ".dist-info" else deleting
 
 
 def _apply_files(plan: Plan, tree: Path, target: Path, pool: Pool) -> list[FileOutcome]:

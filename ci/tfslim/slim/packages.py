@@ -67,6 +67,8 @@ class Distribution:
             return frozenset()
         with record.open(encoding="utf-8", errors="surrogateescape", newline="") as lines:
             names = {posixpath.normpath(row[0]) for row in csv.reader(lines) if row}
+        # Some installers leave out what they write themselves.
+        names |= {f"{self.info}/{path.name}" for path in record.parent.iterdir()}
         inside = (name for name in names if not name.startswith(("/", "../")))
         return frozenset(f"{self.site}{name}" for name in inside)
 

@@ -72,7 +72,8 @@ def plan_stand_ins(
                 target = f"{site}{inside}"
                 if target not in there and not (tree / target).parent.is_dir():
                     continue  # another version, which has no such place
-                content = text.replace("{RULE}", rule.explained).encode()
+                words = text.replace("{FILE}", PurePosixPath(inside).name)
+                content = words.replace("{RULE}", rule.explained).encode()
                 planned.pop(there[target].names[0] if target in there else target, None)
                 plans = put(tree, target, content, there, rule.id)
                 planned.update({plan.path: plan for plan in plans})

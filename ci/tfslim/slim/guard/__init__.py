@@ -124,16 +124,18 @@ def _gone(planned: Iterable[FilePlan], action: str) -> dict[str, str]:
 
 
 def _modules(site: str, gone: dict[str, str]) -> dict[str, str]:
-    """Return the modules that are gone: a package where its `__init__` is, and not all below it."""
-    found: dict[str, str] = {}
-    for name, rule in sorted(gone.items()):
-        module = _module(name.removeprefix(site)) if name.startswith(site) else ""
-        if module:
-            found.setdefault(module, rule)
+    """Return the modules that are gone."""
+    inside = {name.removeprefix(site): gone[name] for name in gone if name.startswith(site)}
+    modules = ((_module(name), rule) for name, rule in inside.items())
+    return {module: rule for module, rule in modules if module}
+
+
+def _outermost(modules: dict[str, str]) -> dict[str, str]:
+    """Return modules without those below a package that went by the same rule."""
     return {
         module: rule
-        for module, rule in sorted(found.items())
-        if not any(found.get(parent) == rule for parent in _parents(module))
+        for module, rule in modules.items()
+        if not any(modules.get(parent) == rule for parent in _parents(module))
     }
 
 
@@ -166,14 +168,14 @@ def _known(text: bytes) -> dict[str, Any]:
 
 def _merged(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """Return what holds after two runs: what either removed is gone, what both keep is served."""
-    if not earlier:
-        return now
-    return {
+    served = earlier.get("served", now["served"])
+    merged = {
         **now,
-        "served": [sm for sm in now["served"] if sm in earlier["served"]],
-        "ptx": now["ptx"] and earlier["ptx"],
+        "served": [sm for sm in now["served"] if sm in served],
+        "ptx": now["ptx"] and earlier.get("ptx", True),
         **{key: {**earlier.get(key, {}), **now[key]} for key in _MAPPINGS},
     }
+    return {**merged, "modules": _outermost(merged["modules"])}
 
 
 def _written(data: dict[str, Any]) -> bytes:

@@ -42,6 +42,16 @@ def _is_import() -> bool:
     return runs or caller.f_code.co_name == "_find_and_load_unlocked"
 
 
+def _is_from() -> bool:
+    """True within `from package import module`, which takes an error of that name for a detail."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
+        if frame.f_code.co_name == "_handle_fromlist":
+            return True
+        frame = frame.f_back
+    return False
+
+
 class First:
     """Asked before all others: checks the GPU once, on the first import of TensorFlow."""
 
@@ -71,7 +81,7 @@ class Last:
         except Exception:  # noqa: BLE001
             return
         if why:
-            raise ModuleNotFoundError(why, name=name)
+            raise ModuleNotFoundError(why, name=None if _is_from() else name)
 
 
 if __name__ == "__main__":
