@@ -189,7 +189,8 @@ def _environment(deterministic: bool, problem: dict[str, str] | None) -> dict[st
         found.update(
             numpy=np.__version__,
             tensorflow=tf.__version__,
-            keras=getattr(tf.keras, "__version__", ""),
+            # Not tf.keras: that would import it, and a target may do without.
+            keras=getattr(sys.modules.get("keras"), "__version__", ""),
             cuda=str(build.get("cuda_version", "")),
             cudnn=str(build.get("cudnn_version", "")),
             gpus=[_gpu(device) for device in tf.config.list_physical_devices("GPU")],
@@ -255,7 +256,7 @@ class _Run:
             if self._problem is not None:
                 call.status, call.error = "error", self._problem
                 return Loaded("none", {}, set())
-            tf.keras.utils.set_random_seed(0)
+            tf.random.set_seed(0)
             return _load(self._path, self._aside / "without-optimizer")
         except Exception as error:  # noqa: BLE001 (any error is an answer)
             call.status, call.error = "error", _error(error)
@@ -373,6 +374,7 @@ def _restored_function(concrete: Any) -> Function:
 
 def _load_keras(path: Path) -> Loaded:
     """Load a .keras file: its call as a graph, and `predict` as people use it."""
+    tf.keras.utils.set_random_seed(0)
     model = tf.keras.models.load_model(str(path), compile=False)
     flat = tf.nest.flatten(model.inputs)
     form = getattr(model, "input", flat[0])  # a Sequential just loaded has none
@@ -391,7 +393,8 @@ def _load_keras(path: Path) -> Loaded:
         "call": Function(inputs, lambda tensors: graph(structure(tensors))),
         "predict": Function(inputs, lambda tensors: model.predict(structure(tensors), verbose=0)),
     }
-    return Loaded("keras", functions, _ops(concrete.graph.as_graph_def()))
+    # "@keras" stands for what needs Keras itself.
+    return Loaded("keras", functions, _ops(concrete.graph.as_graph_def()) | {"@keras"})
 
 
 def _spec(spec: Any) -> Spec:
