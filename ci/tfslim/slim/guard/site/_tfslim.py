@@ -5,8 +5,6 @@ finders in place. One checks the GPU when TensorFlow is first imported; the othe
 modules that nobody else finds. `python -m _tfslim` lists what is gone and how to keep it.
 """
 
-from __future__ import annotations
-
 import sys
 
 TYPE_CHECKING = False
@@ -17,13 +15,13 @@ if TYPE_CHECKING:  # `typing` alone would take longer to import than all of this
 _AT_START = ("sitecustomize", "usercustomize")
 
 
-def _guard() -> Any:
+def _guard() -> "Any":
     import importlib  # noqa: PLC0415 (not before it is needed)
 
     return importlib.import_module("_tfslim_guard")
 
 
-def check_model(model: Any) -> None:
+def check_model(model: "Any") -> None:
     """Refuse a model that needs ops whose libraries are gone; see `_tfslim_ops.check_model`."""
     import importlib  # noqa: PLC0415
 

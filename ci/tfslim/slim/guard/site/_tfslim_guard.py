@@ -49,17 +49,24 @@ def data() -> dict[str, Any]:
 def explain(name: str) -> str:
     """Return why a module is not there; empty for modules that tfslim did not remove."""
     known = data()
+    rule = _rule_for(name, known["modules"])
+    if not rule:
+        return ""
+    keep = known["rules"][rule]["keep"]
+    return (
+        f"No module named {name!r}: tfslim removed it from this environment (rule {rule}); slim "
+        f"with --keep {keep} to have it"
+    )
+
+
+def _rule_for(name: str, modules: dict[str, str]) -> str:
+    """Return the rule that removed a module, a package above it, or everything that was in it."""
     part = name
     while part:
-        rule = known["modules"].get(part)
-        if rule:
-            keep = known["rules"][rule]["keep"]
-            return (
-                f"No module named {name!r}: tfslim removed it from this environment "
-                f"(rule {rule}); slim with --keep {keep} to have it"
-            )
+        if part in modules:
+            return modules[part]
         part = part.rpartition(".")[0]
-    return ""
+    return next((rule for key, rule in modules.items() if key.startswith(f"{name}.")), "")
 
 
 def check() -> str:
