@@ -171,8 +171,8 @@ class Answers(BaseModel):
 
     Attributes:
         functions: Patterns of their names.
-        gives: A number; "text", the explanation as a C string; or "handle", which is 0 and an
-            address where the first argument points to.
+        gives: A number, where 0 means success; "text", the explanation as a C string; or "handle",
+            success and an address where the first argument points to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -22,7 +22,7 @@ __all__ = [
 
 # For each function: where its name is in the names and how long, what it gives, and how.
 ENTRY: Final = struct.Struct("<IIiI")
-HOW: Final = {"number": 0, "text": 1, "handle": 2}
+HOW: Final = {"number": 0, "text": 1, "handle": 2, "success": 3}
 FUNCTION_SIZE: Final = 16
 
 _ENDBR64: Final = bytes.fromhex("f30f1efa")
@@ -107,8 +107,8 @@ def function_code(index: int, address: int, common: int) -> bytes:
 def common_code(address: int, places: Places) -> bytes:
     """Return what all functions do; eax holds which one it is.
 
-    Registers that a callee must keep are not touched; r8 is the function, r9 its entry. Text and
-    handles are given in silence: who gets one goes on to ask for something.
+    Registers that a callee must keep are not touched; r8 is the function, r9 its entry. Success is
+    given in silence, and so is a text: who gets them goes on to ask for something.
     """
     code = _Code(address)
     code.put("4189c0")  # mov r8d, eax
@@ -119,13 +119,31 @@ def common_code(address: int, places: Places) -> bytes:
     code.put("418b410c")  # mov eax, [r9+12]
     code.put("85c0")  # test eax, eax: HOW["number"]
     code.jump("74", "number")
-    code.put("83f801")  # cmp eax, HOW["text"]
-    code.jump("75", "handle")
-    code.lea("rax", places.text)
-    code.put("c3")  # ret
+    _put_silent_answers(code, places)
 
-    code.label("handle")
-    code.put("31c0")  # xor eax, eax
+    code.label("number")
+    code.lea("rcx", places.said)
+    code.put("b8", 1)  # mov eax, 1
+    code.put("42860401")  # xchg [rcx+r8], al: of several threads one sees the 0
+    code.put("84c0")  # test al, al
+    code.jump("75", "said")
+    _put_line(code, places)
+    code.label("said")
+    code.put("418b4108")  # mov eax, [r9+8]
+    code.put("c3")  # ret
+    return code.assembled()
+
+
+def _put_silent_answers(code: _Code, places: Places) -> None:
+    """Add: give a text, a handle or success; eax holds which."""
+    code.put("83f801")  # cmp eax, HOW["text"]
+    code.jump("75", "success")
+    code.lea("rax", places.text)
+    code.put("c3")
+    code.label("success")
+    code.put("83f802")  # cmp eax, HOW["handle"]
+    code.put("b8", 0)  # mov eax, 0
+    code.jump("75", "done")
     code.put("4885ff")  # test rdi, rdi
     code.jump("74", "done")
     code.lea("rcx", places.handle)
@@ -133,12 +151,9 @@ def common_code(address: int, places: Places) -> bytes:
     code.label("done")
     code.put("c3")
 
-    code.label("number")
-    code.lea("rcx", places.said)
-    code.put("b8", 1)  # mov eax, 1
-    code.put("42860401")  # xchg [rcx+r8], al: of several threads one sees the 0
-    code.put("84c0")  # test al, al
-    code.jump("75", "answer")
+
+def _put_line(code: _Code, places: Places) -> None:
+    """Add: write the line about the function whose entry r9 is."""
     code.put("4883ec30")  # sub rsp, 48: three times address and size
     code.lea("rcx", places.before[0])
     code.put("48890c24")  # mov [rsp], rcx
@@ -158,11 +173,6 @@ def common_code(address: int, places: Places) -> bytes:
     code.put("b8", _WRITEV)  # mov eax, …
     code.put("0f05")  # syscall
     code.put("4883c430")  # add rsp, 48
-
-    code.label("answer")
-    code.put("418b4108")  # mov eax, [r9+8]
-    code.put("c3")
-    return code.assembled()
 
 
 def program_code(address: int, text: int, size: int) -> bytes:

@@ -2,9 +2,10 @@
 
 A stub library offers what the original offers, needs no other library, not even the C library, and
 holds for each function sixteen bytes that lead to one piece of code. That code writes one line,
-once per function, and returns what the library itself would return for "not supported". It uses
-nothing but one system call, so it works wherever it is called from: before `main`, in a thread,
-after `fork`, in a signal handler.
+once per function, and returns what the library itself would return for "not supported"; functions
+whose failure a program could not bear report success and say nothing. It uses nothing but one
+system call, so it works wherever it is called from: before `main`, in a thread, after `fork`, in a
+signal handler.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from tfslim.slim.symbols import DT, SYMBOL
 
 __all__ = ["Answer", "is_stub", "library_stub", "program_stub"]
 
-# What a function gives its caller: a number; the explanation as a C string; or 0 for success, with
-# a handle where its first argument points to.
+# What a function gives its caller: a number, where 0 means success; the explanation as a C string;
+# or success, with a handle where its first argument points to.
 Answer = int | Literal["text", "handle"]
 
 _MARK: Final = ".note.tfslim"
@@ -199,7 +200,8 @@ class _Library:
         """Return what the common code knows of each function."""
         entries = bytearray()
         for export, answer in zip(self._functions, self._answers, strict=True):
-            number, how = (answer, "number") if isinstance(answer, int) else (0, answer)
+            number = answer if isinstance(answer, int) else 0
+            how = ("number" if answer else "success") if isinstance(answer, int) else answer
             name = self._strings.at(export.name), len(export.name)
             entries += ENTRY.pack(*name, number, HOW[how])
         return bytes(entries)
