@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import count
+from itertools import combinations, count, product
 from typing import Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
@@ -15,6 +15,7 @@ __all__ = ["OBJECTIVES", "Candidate", "Cost", "Objective", "best_sets"]
 
 Objective = Literal["both", "pull", "disk"]
 Cost = tuple[int, int, int]
+_Name = tuple[str, str]
 OBJECTIVES: Final[tuple[Objective, ...]] = get_args(Objective)
 # How many bytes on disk weigh as much as one compressed byte, when both count. A byte takes 8 ns to
 # pull at 1 Gbit/s; to unpack, a CUDA layer of 1.5 GB took an engine 5.6 s (zstd, 2 cores): 4 ns.
@@ -56,6 +57,11 @@ class Candidate(BaseModel):
     requires: tuple[str, ...] = ()
     excluded: str = ""
 
+    @property
+    def name(self) -> _Name:
+        """What tells it from all others."""
+        return self.library, self.version
+
     def cost(self, objective: Objective) -> Cost:
         """Return what is minimised: bytes, then bytes of the other kind, then age."""
         pull, disk = self.pull // _GRAIN, self.disk // _GRAIN
@@ -73,31 +79,45 @@ def best_sets(
 
     Best-first search: a set in the making is judged by what it has plus the least that the other
     libraries can add, so the first one complete is the smallest of all. Of equals, the newer comes
-    first.
+    first. Libraries that conflict are decided first: what is left is then free to be the smallest.
 
     Args:
         offered: The wheels of each library.
         conflict: Says why two wheels do not go together; empty where they do.
         objective: What to minimise.
     """
-    libraries = sorted(offered)
     if not all(offered.values()):
         return
+    apart = _conflicts(offered, conflict)
+    involved = {library for pair in apart for library, _ in pair}
+    libraries = sorted(offered, key=lambda name: (name not in involved, name))
     least = _least_of_rest([[c.cost(objective) for c in offered[name]] for name in libraries])
     order = count()  # equal costs: first come, first served; candidates are never compared
     heap: list[tuple[Cost, int, tuple[Candidate, ...]]] = [(least[0], next(order), ())]
     while heap:
         bound, _, chosen = heapq.heappop(heap)
         if len(chosen) == len(libraries):
-            yield dict(zip(libraries, chosen, strict=True))
+            yield dict(sorted(zip(libraries, chosen, strict=True)))
             continue
         spent = _minus(bound, least[len(chosen)])
         further = least[len(chosen) + 1]
         for candidate in offered[libraries[len(chosen)]]:
-            if any(conflict(candidate, other) for other in chosen):
+            if any(frozenset({candidate.name, other.name}) in apart for other in chosen):
                 continue
             total = _plus(_plus(spent, candidate.cost(objective)), further)
             heapq.heappush(heap, (total, next(order), (*chosen, candidate)))
+
+
+def _conflicts(
+    offered: Mapping[str, Sequence[Candidate]], conflict: Callable[[Candidate, Candidate], str]
+) -> frozenset[frozenset[_Name]]:
+    """Return the pairs of wheels that do not go together."""
+    return frozenset(
+        frozenset({one.name, other.name})
+        for first, second in combinations(offered.values(), 2)
+        for one, other in product(first, second)
+        if conflict(one, other)
+    )
 
 
 def _least_of_rest(costs: Sequence[Sequence[Cost]]) -> list[Cost]:

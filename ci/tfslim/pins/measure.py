@@ -32,6 +32,7 @@ from tfslim.slim.rules import (
     FileRule,
     GpuRule,
     LibraryRule,
+    LtoRule,
     Policy,
     ProgramRule,
     SectionRule,
@@ -43,7 +44,7 @@ __all__ = ["FileSize", "Measured", "engine_key", "measure"]
 
 _ZSTD_LEVEL: Final = 10
 # Rules that change files of NVIDIA's wheels, and what of them decides how.
-_FOLLOWED: Final = (SectionRule, DuplicateRule, GpuRule)
+_FOLLOWED: Final = (SectionRule, DuplicateRule, LtoRule, GpuRule)
 # Rules after which next to nothing is left of a file.
 _REMOVING: Final = (FileRule, LibraryRule, ProgramRule)
 _DECIDING: Final = {"removes", "files", "sections", "except_files"}

@@ -90,3 +90,20 @@ def test_nothing_goes_together() -> None:
     offered = {name: [candidate(name, "1", MB, MB)] for name in "ab"}
     assert list(best_sets(offered, lambda *_: "never", "pull")) == []
     assert list(best_sets({"a": [], "b": offered["b"]}, no_conflict, "pull")) == []
+
+
+def test_each_pair_is_asked_about_once() -> None:
+    offered = {
+        name: [candidate(name, str(n), n * MB, n * MB, 7 - n) for n in range(8)]
+        for name in "abcdefgh"
+    }
+    asked = []
+
+    def conflict(one: Candidate, other: Candidate) -> str:
+        asked.append(frozenset({one.name, other.name}))
+        return "broken" if {one.library, other.library} == {"g", "h"} and one.version < "5" else ""
+
+    chosen = next(best_sets(offered, conflict, "pull"))
+    assert {chosen[name].version for name in "abcdef"} == {"0"}
+    assert chosen["g"].version == "5"
+    assert len(asked) == len(set(asked))
