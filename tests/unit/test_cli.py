@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -111,13 +112,18 @@ def test_the_schema_can_be_printed(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
     fifo = tmp_path / "tfslim.yaml"
-    os.mkfifo(fifo)  # reading it blocks until the signal
+    os.mkfifo(fifo)  # reading it blocks, as long as nothing is written
     child = subprocess.Popen(
         [sys.executable, "-m", "tfslim", "plan"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(1.5)
+    writer = None
+    while writer is None:  # it can be opened as soon as the other end is
+        with contextlib.suppress(OSError):
+            writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.1)
     child.send_signal(signal.SIGINT)
     _, said = child.communicate(timeout=30)
+    os.close(writer)
     assert child.returncode == 130
     assert "interrupted" in said
     assert "Traceback" not in said
