@@ -5,7 +5,8 @@
 #   docker buildx bake -f dockerfiles/docker-bake.hcl --print
 #
 # Every variable can be set from the environment. The defaults are those of tfslim.yaml and
-# ci/tfslim/compat.yaml (a test keeps them equal).
+# ci/tfslim/compat.yaml (a test keeps them equal). LOCK is for these versions and GPUs: with others,
+# name theirs (dockerfiles/locks), or LOCK= for the newest packages.
 
 variable "REPOSITORY" { default = "tfslim" }
 variable "TAG" { default = "latest" }
@@ -16,8 +17,13 @@ variable "CUDA_DEVEL" { default = "nvidia/cuda:12.4.1-devel-ubuntu22.04" }
 variable "CONSTRAINTS" { default = "" }
 variable "SYSTEM_CUDA_WHEELS" { default = "nvidia-cudnn-cu12>=9.3.0.75,<10 nvidia-cuda-nvcc-cu12==12.5.82" }
 variable "TRAINING_EXTRAS" { default = "tensorboard>=2.19,<3" }
+variable "LOCK" { default = "tensorflow-2.21.0-py3.13-sm90.txt" }
 variable "CUDA_ARCHS" { default = "90" }
 variable "SLIM_PROFILE" { default = "arch" }
+variable "KEEP" { default = "" }
+variable "TRACE" { default = "" }
+variable "BYTECODE" { default = "unchecked" }
+variable "GATE" { default = "on" }
 variable "APP" { default = "dockerfiles/app" }
 variable "MODEL" { default = "dockerfiles/model" }
 variable "MODEL_NAME" { default = "model" }
@@ -65,38 +71,64 @@ target "approach-a" {
     SLIM_PROFILE       = SLIM_PROFILE
   }
   tags   = ["${REPOSITORY}/approach-a:${TAG}"]
-  labels = { "io.tfslim.variant" = "approach-a" }
+  labels = { "io.tfslim.variant" = "approach-a", "io.tfslim.profile" = SLIM_PROFILE }
 }
 
 target "approach-b" {
   inherits = ["_common"]
-  contexts = { tfslim = "." }
+  contexts = { tfslim = ".", locks = "dockerfiles/locks" }
   context  = "dockerfiles/approach-b"
-  args     = { PYTHON = PYTHON, CUDA_ARCHS = CUDA_ARCHS, SLIM_PROFILE = SLIM_PROFILE }
+  args     = { PYTHON = PYTHON, LOCK = LOCK, CUDA_ARCHS = CUDA_ARCHS, SLIM_PROFILE = SLIM_PROFILE }
   tags     = ["${REPOSITORY}/approach-b:${TAG}"]
-  labels   = { "io.tfslim.variant" = "approach-b" }
+  labels   = { "io.tfslim.variant" = "approach-b", "io.tfslim.profile" = SLIM_PROFILE }
 }
 
 target "training" {
   inherits = ["_common"]
-  contexts = { tfslim = "." }
+  contexts = { tfslim = ".", locks = "dockerfiles/locks" }
   context  = "dockerfiles/training"
   args = {
     PYTHON          = PYTHON
+    LOCK            = LOCK
     CUDA_DEVEL      = CUDA_DEVEL
     TRAINING_EXTRAS = TRAINING_EXTRAS
     CUDA_ARCHS      = CUDA_ARCHS
     SLIM_PROFILE    = SLIM_PROFILE
   }
   tags   = ["${REPOSITORY}/training:${TAG}"]
-  labels = { "io.tfslim.variant" = "training" }
+  labels = { "io.tfslim.variant" = "training", "io.tfslim.profile" = SLIM_PROFILE }
 }
 
 target "inference" {
   inherits = ["_common"]
-  contexts = { tfslim = "." }
+  contexts = { tfslim = ".", locks = "dockerfiles/locks", traces = "dockerfiles/traces" }
   context  = "dockerfiles/inference"
-  args     = { PYTHON = PYTHON, CUDA_ARCHS = CUDA_ARCHS, SLIM_PROFILE = SLIM_PROFILE }
-  tags     = ["${REPOSITORY}/inference:${TAG}"]
-  labels   = { "io.tfslim.variant" = "inference" }
+  args = {
+    PYTHON     = PYTHON
+    LOCK       = LOCK
+    CUDA_ARCHS = CUDA_ARCHS
+    KEEP       = KEEP
+    BYTECODE   = BYTECODE
+    GATE       = GATE
+  }
+  tags   = ["${REPOSITORY}/inference:${TAG}"]
+  labels = { "io.tfslim.variant" = "inference", "io.tfslim.profile" = "inference" }
+}
+
+# The same layers on a base with a shell.
+target "inference-debug" {
+  inherits = ["inference"]
+  context  = "dockerfiles/inference"
+  args     = { BASE = "debug" }
+  tags     = ["${REPOSITORY}/inference-debug:${TAG}"]
+  labels   = { "io.tfslim.variant" = "inference-debug" }
+}
+
+# For one model alone: it is traced in the build, or TRACE names a trace in the context `traces`.
+target "workload" {
+  inherits = ["inference"]
+  context  = "dockerfiles/inference"
+  args     = { PROFILE = "workload", TRACE = TRACE }
+  tags     = ["${REPOSITORY}/workload:${TAG}"]
+  labels   = { "io.tfslim.variant" = "workload", "io.tfslim.profile" = "workload" }
 }

@@ -69,9 +69,11 @@ class CudaBase(_Row):
 
 
 class VariantRow(_Row):
-    """What a variant is made from."""
+    """What a variant is made from, and by which rules; see compat.yaml."""
 
     bases: tuple[BaseRole, ...]
+    pinned: bool = False
+    profile: str | None = None
     disk_gb: float = Field(gt=0)
 
 

@@ -32,7 +32,15 @@ __all__ = [
     "nearest",
 ]
 
-VariantName = Literal["stock", "approach-a", "approach-b", "training", "inference"]
+VariantName = Literal[
+    "stock",
+    "approach-a",
+    "approach-b",
+    "training",
+    "inference",
+    "inference-debug",
+    "workload",
+]
 BaseSource = Literal["auto", "registry", "debian"]
 DEFAULT_FILE = Path("tfslim.yaml")
 
@@ -190,8 +198,33 @@ class Config(_Section):
     )
     slim: Literal["none", "safe", "arch"] = Field(
         "arch",
-        description="Profile of the slim engine in every variant but stock: arch keeps GPU code "
-        "for cuda-archs alone.",
+        description="Profile of the slim engine in approach-a, approach-b and training: arch keeps "
+        "GPU code for cuda-archs alone. The others have the profile of their name.",
+    )
+    keep: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], ...] = Field(
+        (),
+        description="What slimming leaves in after all, by the word that `tfslim slim --explain` "
+        "gives for each rule.",
+    )
+    trace: Path | None = Field(
+        None,
+        description="What the models of workload reach, made with `tfslim trace`; without it, "
+        "model is traced in the build.",
+    )
+    pins: Literal["smallest", "newest"] | Path = Field(
+        "smallest",
+        description="Versions of all packages. smallest: the lock of dockerfiles/locks for these "
+        "versions and GPUs; newest: what pip finds; else a lock of your own (`tfslim pins`).",
+    )
+    bytecode: Literal["unchecked", "sourceless"] = Field(
+        "unchecked",
+        description="In inference and workload. unchecked: complete, beside the sources, never "
+        "compared with them; sourceless: in place of them.",
+    )
+    gate: bool = Field(
+        True,
+        description="inference and workload are finished only if they answer as the packages do "
+        "before slimming.",
     )
     base_source: BaseSource = Field(
         "auto",
@@ -270,6 +303,8 @@ def _anchored(config: Config, folder: Path) -> Config:
     return config.model_copy(
         update={
             "app": at(config.app),
+            "trace": at(config.trace),
+            "pins": at(config.pins) if isinstance(config.pins, Path) else config.pins,
             "model": config.model.model_copy(update={"source": source}),
             "cache": config.cache.model_copy(update={"dir": folder / config.cache.dir}),
             "secrets": config.secrets.model_copy(

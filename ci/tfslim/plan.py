@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict
 from tfslim.compat import BaseRole, check, compat
 from tfslim.config import Config, VariantName, nearest
 from tfslim.errors import ConfigError
+from tfslim.pins.locks import find_lock
+from tfslim.slim.rules import load_profile
 
-__all__ = ["Build", "disk_bytes", "grouped", "make_plan", "matrix", "model_name"]
+__all__ = ["Build", "disk_bytes", "grouped", "lock_file", "make_plan", "matrix", "model_name"]
 
 
 class Build(BaseModel):
@@ -27,6 +29,7 @@ class Build(BaseModel):
         cuda: CUDA release of the bases; None where CUDA comes as wheels.
         cuda_archs: GPU architectures the image is for.
         bases: FROM names, in the order of the Dockerfile.
+        lock: Name of the lock that its packages come from; None where pip takes the newest.
         variables: Values for the variables of `docker-bake.hcl`.
         disk_bytes: Rough disk needed to build and keep the image.
     """
@@ -40,6 +43,7 @@ class Build(BaseModel):
     cuda: str | None
     cuda_archs: tuple[str, ...]
     bases: tuple[str, ...]
+    lock: str | None = None
     variables: dict[str, str]
     disk_bytes: int
 
@@ -62,6 +66,7 @@ def make_plan(config: Config, only: Sequence[str] = ()) -> list[Build]:
                 why=f"the variants are: {', '.join(known)}",
             )
     _check_paths(config)
+    _check_words(config)
     chosen = [name for name in known if name in (only or config.variants)]
     return [_build(config, name) for name in chosen]
 
@@ -121,8 +126,10 @@ def _build(config: Config, variant: VariantName) -> Build:
     table = compat()
     python = check(variant, config.tensorflow, config.python, config.cuda, config.base_source)
     row = table.tensorflow[config.tensorflow]
-    roles = table.variants[variant].bases
+    made = table.variants[variant]
+    roles = made.bases
     names = {role: _base_name(config, role) for role in roles}
+    lock = lock_file(config)
     suffix = "cu" + config.cuda if "cuda-runtime" in roles else "py" + config.python
     return Build(
         variant=variant,
@@ -132,6 +139,7 @@ def _build(config: Config, variant: VariantName) -> Build:
         cuda=config.cuda if "cuda-runtime" in roles else None,
         cuda_archs=config.cuda_archs,
         bases=tuple(names[role] for role in roles),
+        lock=lock.name if lock and made.pinned else None,
         variables={
             "TENSORFLOW_VERSION": config.tensorflow,
             **{role.replace("-", "_").upper(): names[role] for role in roles},
@@ -142,10 +150,30 @@ def _build(config: Config, variant: VariantName) -> Build:
             ),
             "CUDA_ARCHS": ",".join(arch.replace(".", "") for arch in config.cuda_archs),
             "SLIM_PROFILE": config.slim,
+            "KEEP": " ".join(_kept(config, made.profile)),
+            "LOCK": lock.name if lock else "",
+            "TRACE": config.trace.name if config.trace else "",
+            "BYTECODE": config.bytecode,
+            "GATE": "on" if config.gate else "off",
             "MODEL_NAME": model_name(config),
         },
-        disk_bytes=round(table.variants[variant].disk_gb * 10**9),
+        disk_bytes=round(made.disk_gb * 10**9),
     )
+
+
+def lock_file(config: Config) -> Path | None:
+    """Return the lock that `pins` asks for; None where pip is to take the newest."""
+    if isinstance(config.pins, Path):
+        return config.pins
+    if config.pins == "newest":
+        return None
+    return find_lock(config.tensorflow, config.python, config.cuda_archs)
+
+
+def _kept(config: Config, profile: str | None) -> list[str]:
+    """Return the words of `keep` that a variant's own profile has rules for."""
+    known = load_profile(profile).keep_names if profile else ()
+    return [word for word in config.keep if word in known]
 
 
 def _base_name(config: Config, role: BaseRole) -> str:
@@ -175,6 +203,24 @@ def _check_paths(config: Config) -> None:
             f"app folder {config.app} is not there",
             way_out="Correct `app:`, or leave it out to use the service shipped with tfslim.",
         )
-    for key, path in (("ca", config.secrets.ca), ("pip-conf", config.secrets.pip_conf)):
+    pins = config.pins if isinstance(config.pins, Path) else None
+    for key, path in (
+        ("secrets.ca", config.secrets.ca),
+        ("secrets.pip-conf", config.secrets.pip_conf),
+        ("trace", config.trace),
+        ("pins", pins),
+    ):
         if path is not None and not path.is_file():
-            raise ConfigError(f"secrets.{key}: {path} is not a file")
+            hint = nearest(path.name, ("smallest", "newest")) if path is pins else ""
+            raise ConfigError(f"{key}: {path} is not a file{hint}")
+
+
+def _check_words(config: Config) -> None:
+    """Refuse a word of `keep` that no profile has; each profile holds the rules of those before."""
+    known = load_profile("workload").keep_names
+    for word in config.keep:
+        if word not in known:
+            raise ConfigError(
+                f"keep: no rule is called {word!r}{nearest(word, known)}",
+                why=f"the words are: {', '.join(known)}",
+            )

@@ -128,8 +128,50 @@ def test_the_bake_files_defaults_are_those_of_the_plan() -> None:
                 assert defaults[name] == value, name
 
 
-def test_every_variant_of_the_table_has_a_dockerfile_and_a_target() -> None:
+def test_every_variant_of_the_table_has_a_target_and_its_dockerfile() -> None:
     text = (ROOT / "dockerfiles" / "docker-bake.hcl").read_text()
     for variant in compat().variants:
-        assert (ROOT / "dockerfiles" / variant / "Dockerfile").is_file()
-        assert f'target "{variant}"' in text
+        target = text.partition(f'\ntarget "{variant}" {{')[2].partition("\n}")[0]
+        (context,) = re.findall(r'^  context  = "(.+)"$', target, re.MULTILINE)
+        assert (ROOT / context / "Dockerfile").is_file()
+
+
+def test_the_lock_for_the_versions_and_gpus_is_found() -> None:
+    (build,) = plan("inference")
+    assert build.lock == "tensorflow-2.21.0-py3.13-sm90.txt"
+    assert build.variables["LOCK"] == build.lock
+    assert plan("stock")[0].lock is None, "stock is what pip finds"
+
+
+def test_without_a_lock_or_with_newest_pip_is_left_to_choose() -> None:
+    assert plan("inference", cuda_archs=("37",))[0].variables["LOCK"] == ""
+    assert plan("inference", pins="newest")[0].variables["LOCK"] == ""
+
+
+def test_a_lock_or_trace_of_ones_own_is_named_by_its_path(tmp_path: Path) -> None:
+    for name in ("my.txt", "trace.json"):
+        (tmp_path / name).touch()
+    (build,) = plan("workload", pins=tmp_path / "my.txt", trace=tmp_path / "trace.json")
+    assert (build.variables["LOCK"], build.variables["TRACE"]) == ("my.txt", "trace.json")
+    with pytest.raises(ConfigError, match=r"smalest is not a file \(did you mean 'smallest'"):
+        plan("inference", pins=Path("smalest"))
+    with pytest.raises(ConfigError, match="trace: "):
+        plan("workload", trace=tmp_path / "none.json")
+
+
+def test_what_is_kept_goes_to_the_profiles_that_have_a_rule_for_it() -> None:
+    builds = plan("approach-b", "inference", "workload", keep=("unreached", "profiler"))
+    kept = {build.variant: build.variables["KEEP"] for build in builds}
+    assert kept == {"approach-b": "", "inference": "profiler", "workload": "unreached profiler"}
+
+
+def test_a_word_that_no_rule_has_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'profiler'"):
+        plan("inference", keep=("profilers",))
+
+
+def test_workload_and_debug_are_built_when_asked_for() -> None:
+    assert [build.variant for build in plan("workload", "inference-debug")] == [
+        "inference-debug",
+        "workload",
+    ]

@@ -23,7 +23,7 @@ from tfslim.build.cache import LocalCache
 from tfslim.config import Config
 from tfslim.engine.engine import Engine
 from tfslim.errors import BuildFailedError, ConfigError, DiskError, NetworkError, TfslimError
-from tfslim.plan import Build
+from tfslim.plan import Build, lock_file
 from tfslim.ui import Step, Ui
 
 __all__ = ["BuiltImage", "build_images", "dockerfiles"]
@@ -207,6 +207,10 @@ def _definition(
     contexts["app"] = str((config.app or dockerfiles() / "app").resolve())
     if model is not None:
         contexts["model"] = str(model.resolve())
+    if build.lock and (lock := lock_file(config)):
+        contexts["locks"] = str(lock.resolve().parent)
+    if build.variables["TRACE"] and config.trace:
+        contexts["traces"] = str(config.trace.resolve().parent)
     image = config.image
     return {
         "target": {
