@@ -393,7 +393,6 @@ def _load_keras(path: Path) -> Loaded:
         "call": Function(inputs, lambda tensors: graph(structure(tensors))),
         "predict": Function(inputs, lambda tensors: model.predict(structure(tensors), verbose=0)),
     }
-    # "@keras" stands for what needs Keras itself.
     return Loaded("keras", functions, _ops(concrete.graph.as_graph_def()) | {"@keras"})
 
 
@@ -430,9 +429,15 @@ def _parse(path: Path) -> Any:
 def _saved_ops(path: Path) -> set[str]:
     """Return the op types of a SavedModel's graphs and of all functions in their libraries.
 
-    "@xla" stands for functions that XLA compiles.
+    "@xla" stands for functions that XLA compiles, "@keras" for what needs Keras itself: here an
+    optimizer, without which TensorFlow does not load one that was saved with it.
     """
-    return set().union(*(_ops(meta.graph_def) for meta in _parse(path).meta_graphs))
+    found: set[str] = set()
+    for meta in _parse(path).meta_graphs:
+        found |= _ops(meta.graph_def)
+        if any(node.user_object.identifier == "optimizer" for node in meta.object_graph_def.nodes):
+            found.add("@keras")
+    return found
 
 
 def _ops(graph_def: Any) -> set[str]:

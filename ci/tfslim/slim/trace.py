@@ -69,7 +69,8 @@ class Trace(_Data):
         packages: Versions of all installed distributions, by normalised name.
         models: What was run.
         ops: TensorFlow op types of all their graphs, as saved and as optimised, and of what ran
-            eagerly. "@xla" stands for functions that XLA compiles.
+            eagerly. "@xla" stands for functions that XLA compiles; "@keras-rnn" for Keras layers
+            that take cuDNN's kernels where there is a GPU, and show none of those ops without one.
         kernels: "device op type…" of what was run, apart from what XLA compiled.
         libraries: File names of the shared libraries that were mapped.
         opened: Files that were opened, mapped or loaded (see above).
