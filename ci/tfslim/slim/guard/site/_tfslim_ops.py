@@ -10,7 +10,10 @@ from typing import Any
 import _tfslim_guard  # type: ignore[import-not-found]
 
 _MUST_COMPILE = "_XlaMustCompile"
-_XLA = "@xla"  # stands for functions that XLA compiles
+_XLA = "@xla"
+_KERAS = "@keras"
+# What is no op type, and yet something that a model may need.
+_NAMES = {_XLA: "XLA compilation", _KERAS: "Keras (it was saved with its optimizer)"}
 
 
 class RemovedOpError(RuntimeError):
@@ -38,28 +41,35 @@ def check_model(model: Any) -> None:
         for pattern, rule in sorted(given_up.items()):
             if fnmatchcase(op, pattern):
                 keep = known["rules"][rule]["keep"]
-                named = "XLA compilation" if op == _XLA else f"the op {op}"
+                needed = _NAMES.get(op, f"the op {op}")
                 raise RemovedOpError(
-                    f"the model needs {named}, and tfslim took out what runs it (rule {rule}): "
+                    f"the model needs {needed}, and tfslim took out what that takes (rule {rule}): "
                     f"slim with --keep {keep}, or trace this model as well"
                 )
 
 
 def _op_types(model: Any) -> set[str]:
+    if isinstance(model, (str, os.PathLike)):
+        return _saved_op_types(os.fspath(model))
+    return set().union(*map(_reached, _graphs(model)))
+
+
+def _saved_op_types(folder: str) -> set[str]:
+    from tensorflow.python.saved_model import loader_impl  # type: ignore  # noqa: PLC0415
+
     found: set[str] = set()
-    for graph in _graphs(model):
-        found |= _reached(graph)
+    for meta_graph in loader_impl.parse_saved_model(folder).meta_graphs:
+        found |= _reached(meta_graph.graph_def)
+        objects = meta_graph.object_graph_def.nodes
+        # TensorFlow asks Keras for it, and cannot load the model without.
+        if any(node.user_object.identifier == "optimizer" for node in objects):
+            found.add(_KERAS)
     return found
 
 
 def _graphs(model: Any) -> Iterator[Any]:
-    """Yield the GraphDefs of a model."""
-    if isinstance(model, (str, os.PathLike)):
-        from tensorflow.python.saved_model import loader_impl  # type: ignore  # noqa: PLC0415
-
-        for meta_graph in loader_impl.parse_saved_model(os.fspath(model)).meta_graphs:
-            yield meta_graph.graph_def
-    elif hasattr(model, "signatures"):
+    """Yield the GraphDefs of a model that is loaded."""
+    if hasattr(model, "signatures"):
         for function in model.signatures.values():
             yield function.graph.as_graph_def()
     elif hasattr(model, "graph"):
