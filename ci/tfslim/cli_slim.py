@@ -193,8 +193,10 @@ def summary(result: Result) -> list[str]:
         before = sum(layer.before_bytes for layer in image.layers)
         after = sum(layer.after_bytes for layer in image.layers)
         lines.append(_change(" " * len(image.target), before, after, "in layers as stored"))
-        changed = sum(layer.rewritten for layer in image.layers)
-        lines.append(f"{changed} of {len(image.layers)} layers rewritten; {image.manifest_digest}")
+        old = [layer for layer in image.layers if layer.before_digest]
+        changed = f"{sum(layer.rewritten for layer in old)} of {len(old)} layers rewritten"
+        new = ", one new" if len(old) < len(image.layers) else ""
+        lines.append(f"{changed}{new}; {image.manifest_digest}")
     states = Counter(item.state for item in outcome.files)
     lines.append(
         f"{states['verified']} files rewritten and proved, {states['linked']} equal ones made "

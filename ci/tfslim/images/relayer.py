@@ -3,7 +3,8 @@
 A layer without edits is not touched and keeps its digest. In an edited one, every other entry is
 copied with its header as it stands; a removed file is left out (or becomes a whiteout where a
 lower layer still has it), a replaced one gets the new content under its old header, and contents
-that a higher layer overrides are dropped, since the layer is pulled anew anyway.
+that a higher layer overrides are dropped, since the layer is pulled anew anyway. Files at new paths
+become one more layer on top.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import posixpath
 import tarfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tfslim.images.layers import Inode, Merged, Placed
 from tfslim.images.tarstream import Forward, tar_members
 from tfslim.images.unpack import Changes
 
-__all__ = ["Drop", "LayerEdit", "Put", "layer_edits", "rewrite_layer"]
+__all__ = ["Drop", "LayerEdit", "Put", "layer_edits", "rewrite_layer", "write_new_layer"]
 
 _BLOCK_BYTES = 512
 _GLOBAL_HEADER = b"g"
@@ -146,14 +147,33 @@ def _put(
         new.type, new.size, new.linkname = tarfile.LNKTYPE, 0, names[action.link_to]
         write(_header(new))
         return
-    with action.content.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        new.type, new.size, new.linkname = tarfile.REGTYPE, size, ""
-        write(_header(new))
-        reader = Forward(file.read, str(action.content))
-        for piece in reader.pieces(size):
+    new.type, new.linkname = tarfile.REGTYPE, ""
+    _write_file(new, action.content, write)
+
+
+def _write_file(info: tarfile.TarInfo, content: Path, write: Callable[[bytes], None]) -> None:
+    with content.open("rb", buffering=0) as file:
+        info.size = os.fstat(file.fileno()).st_size
+        write(_header(info))
+        reader = Forward(file.read, str(content))
+        for piece in reader.pieces(info.size):
             write(piece)
-    write(bytes(-size % _BLOCK_BYTES))
+    write(bytes(-info.size % _BLOCK_BYTES))
+
+
+def write_new_layer(added: Mapping[str, Path], write: Callable[[bytes], None]) -> None:
+    """Write the tar of a layer with files at new paths, which belong to root.
+
+    Args:
+        added: Where each file's content lies, by its path in the image.
+        write: Takes the tar.
+    """
+    for path, content in sorted(added.items()):
+        status = content.lstat()
+        info = tarfile.TarInfo(path)
+        info.mode, info.mtime = status.st_mode & 0o777, int(status.st_mtime)
+        _write_file(info, content, write)
+    write(bytes(2 * _BLOCK_BYTES))
 
 
 def _whiteout(info: tarfile.TarInfo) -> bytes:

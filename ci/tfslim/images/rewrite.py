@@ -26,7 +26,7 @@ from tfslim.images.disk import full_disk_is_told, need_free
 from tfslim.images.layer_table import Layer
 from tfslim.images.oci import Blob, Compression, OciArchive, image_name
 from tfslim.images.opened import UnpackedImage, unpacked_image
-from tfslim.images.relayer import LayerEdit, layer_edits, rewrite_layer
+from tfslim.images.relayer import LayerEdit, layer_edits, rewrite_layer, write_new_layer
 from tfslim.images.tarstream import unpacked
 from tfslim.images.unpack import Changes
 from tfslim.ui import Step, Ui
@@ -44,7 +44,10 @@ _GZIP_MAX_LEVEL, _ZSTD_MAX_LEVEL = 9, 22
 
 
 class LayerChange(BaseModel):
-    """One layer before and after; sizes are of the blob as stored, compressed or not."""
+    """One layer before and after; sizes are of the blob as stored, compressed or not.
+
+    A new layer has an empty digest before, and no bytes.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -74,6 +77,7 @@ class Rewritten(BaseModel):
         disk_bytes_after: The same of the new image.
         replaced: Paths with new content.
         removed: Paths that are gone.
+        added: Paths of new files, which are one more layer.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -89,6 +93,7 @@ class Rewritten(BaseModel):
     layers: list[LayerChange]
     replaced: list[str]
     removed: list[str]
+    added: list[str]
 
 
 @dataclass(frozen=True)
@@ -154,12 +159,12 @@ def rewrite_image(
     client: Callable[[], DockerClient],
     ui: Ui | None = None,
 ) -> tuple[Rewritten, Result]:
-    """Make an image in which the files that `edit` changes or removes are changed or gone.
+    """Make an image in which the files that `edit` changes, removes or makes are so.
 
     Args:
         source: An OCI layout folder, a docker or OCI archive, or an image reference.
-        edit: Called with the unpacked file system; what it returns is handed through. New files
-            are not taken over: an edit replaces and removes.
+        edit: Called with the unpacked file system; what it returns is handed through. Of new
+            paths only regular files are taken over, in folders that need not be there.
         how: The new image's name, place, labels and compression.
         labels: Gives more labels, from what the edit returned.
         client: Gives the engine, where one is needed.
@@ -219,6 +224,7 @@ class _Writer:
         self, opened: UnpackedImage, changes: Changes, how: Rewriting, level: int, ui: Ui
     ) -> None:
         self.opened = opened
+        self.added = changes.added
         self.how = how
         self.level = level
         self.ui = ui
@@ -237,6 +243,8 @@ class _Writer:
                 else self._copied(archive, layer, number)
                 for number, layer in enumerate(layers)
             ]
+        if self.added:
+            blobs.append(self._new(archive))
         annotations = self._annotations()
         config = self._config(blobs)
         manifest, config_blob = archive.finish(
@@ -259,6 +267,11 @@ class _Writer:
             rewrite_layer(unpacked(self.opened.blobs.reader(layer)), edit, write)
         return done[0]
 
+    def _new(self, archive: OciArchive) -> Blob:
+        with archive.layer(self.how.compression, self.level) as (sink, done):
+            write_new_layer(self.added, sink.write)
+        return done[0]
+
     def _annotations(self) -> dict[str, str]:
         image = self.opened.image
         return {
@@ -275,7 +288,9 @@ class _Writer:
         if created:
             config["created"] = created
         config["rootfs"] = {"type": "layers", "diff_ids": [blob.diff_id for blob in blobs]}
-        step = {"created_by": self.how.created_by, "comment": "tfslim", "empty_layer": True}
+        step: dict[str, Any] = {"created_by": self.how.created_by, "comment": "tfslim"}
+        if not self.added:
+            step["empty_layer"] = True
         config["history"] = [
             *(config.get("history") or []),
             {"created": created, **step} if created else step,
@@ -341,7 +356,17 @@ def _rewritten(
             after_bytes=blob.size_bytes,
             created_by=layer.created_by,
         )
-        for layer, blob in zip(opened.image.layers, blobs, strict=True)
+        for layer, blob in zip(opened.image.layers, blobs, strict=False)
+    ]
+    layers += [
+        LayerChange(
+            before_digest="",
+            after_digest=blob.digest,
+            before_bytes=0,
+            after_bytes=blob.size_bytes,
+            created_by=how.created_by,
+        )
+        for blob in blobs[len(layers) :]
     ]
     return Rewritten(
         source=opened.source,
@@ -351,10 +376,11 @@ def _rewritten(
         manifest_digest=manifest.digest,
         config_digest=config.digest,
         disk_bytes_before=sum(inode.member.size_bytes for inode in opened.merged.live),
-        disk_bytes_after=_disk_bytes(opened),
+        disk_bytes_after=_disk_bytes(opened, changes),
         layers=layers,
         replaced=sorted(changes.replaced),
         removed=sorted(changes.removed),
+        added=sorted(changes.added),
     )
 
 
@@ -362,9 +388,9 @@ def _blob_bytes(image: Image) -> int:
     return sum({layer.digest: layer.blob_bytes for layer in image.layers}.values())
 
 
-def _disk_bytes(opened: UnpackedImage) -> int:
+def _disk_bytes(opened: UnpackedImage, changes: Changes) -> int:
     """Return the content of the edited tree's files, hard links once."""
-    sizes: dict[int, int] = {}
+    sizes = {file.lstat().st_ino: file.lstat().st_size for file in changes.added.values()}
     for path, placed in opened.merged.files.items():
         file = opened.tree.root / path
         if placed.inode and os.path.lexists(file):

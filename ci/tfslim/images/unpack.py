@@ -51,7 +51,17 @@ class Tree:
                 removed.add(path)
             elif placed.inode and self._changed(path, placed.inode):
                 replaced[path] = self.root / path
-        return Changes(frozenset(removed), replaced)
+        return Changes(frozenset(removed), replaced, self._added())
+
+    def _added(self) -> dict[str, Path]:
+        """Return the regular files that the image does not have."""
+        added: dict[str, Path] = {}
+        for folder, _, names in os.walk(self.root):
+            inside = Path(folder).relative_to(self.root)
+            paths = ((inside / name).as_posix() for name in names)
+            new = (path for path in paths if path not in self.merged.files)
+            added.update({path: self.root / path for path in new if _is_file(self.root / path)})
+        return added
 
     def _changed(self, path: str, inode: Inode) -> bool:
         status = (self.root / path).lstat()
@@ -70,13 +80,19 @@ class Changes:
     Attributes:
         removed: Paths that are gone.
         replaced: Files with other content, and where that lies.
+        added: Files at new paths, and where their content lies.
     """
 
     removed: frozenset[str]
     replaced: dict[str, Path]
+    added: dict[str, Path]
 
     def __bool__(self) -> bool:
-        return bool(self.removed or self.replaced)
+        return bool(self.removed or self.replaced or self.added)
+
+
+def _is_file(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 class Blobs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import random
 import shutil
 import tarfile
@@ -438,3 +439,48 @@ def random_layers(dice: random.Random) -> list[bytes]:
             entries.append(make.Entry(f"{dice.choice(['x', 'z'])}/.wh..wh..opq"))
         layers.append(make.layer(*entries))
     return layers
+
+
+def explain(root: Path) -> None:
+    """Make new files as a slimmer does, one of them in a folder that is not there."""
+    shrink(root)
+    for name, text in (("opt/why.py", "raise"), ("opt/deep/er/why.json", "{}")):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+        (root / name).chmod(0o644)
+    (root / "opt/ignored").symlink_to("lib.so")  # only files are taken over
+
+
+def test_new_files_are_one_more_layer(tmp_path: Path) -> None:
+    before = read_archive(source(tmp_path), Look(checksums=True), name="s")
+    record, after = rewritten(tmp_path, explain, created_by="tfslim slim")
+    assert record.added == ["opt/deep/er/why.json", "opt/why.py"]
+    assert [layer.rewritten for layer in record.layers] == [False, True, False, True]
+    assert (record.layers[3].before_digest, record.layers[3].before_bytes) == ("", 0)
+    assert record.layers[3].created_by == "tfslim slim"
+    expected = files(before)
+    expected["opt/lib.so"] = ("file", 0o755, digest(SMALL))
+    expected["opt/why.py"] = ("file", 0o644, digest(b"raise"))
+    expected["opt/deep/er/why.json"] = ("file", 0o644, digest(b"{}"))
+    assert files(after) == expected
+    saved = len(BIG) - len(SMALL) - len(b"raise{}")
+    assert record.disk_bytes_before - record.disk_bytes_after == saved
+    # An engine counts the history's entries that are not empty and wants as many layers.
+    steps = [step for step in after.config["history"] if not step.get("empty_layer")]
+    assert len(steps) == len(after.config["rootfs"]["diff_ids"]) == len(after.layers) == 4
+
+
+def test_new_files_alone_rewrite_no_layer(tmp_path: Path) -> None:
+    record, after = rewritten(tmp_path, lambda root: (root / "opt/new").touch())
+    assert [layer.rewritten for layer in record.layers] == [False, False, False, True]
+    assert [member.path for member in after.layers[3].members] == ["opt/new"]
+
+
+def test_new_files_give_the_same_bytes_each_time(tmp_path: Path) -> None:
+    def edit(root: Path) -> None:
+        explain(root)
+        for name in ("opt/why.py", "opt/deep/er/why.json"):
+            os.utime(root / name, (315_532_800, 315_532_800))
+
+    digests = {rewritten(tmp_path, edit)[0].manifest_digest for _ in range(2)}
+    assert len(digests) == 1

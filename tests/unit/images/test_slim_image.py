@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,26 @@ def test_a_file_without_gpu_code_has_no_gpu_use(tmp_path: Path) -> None:
     path = tmp_path / "lib.so"
     path.write_bytes(b"\x7fELF" + bytes(100))
     assert gpu_use(path) is None
+
+
+def test_what_explains_the_removals_is_in_the_image(tmp_path: Path) -> None:
+    tensorflow = make.layer(
+        make.Entry(f"{SITE}/tensorflow/__init__.py", b""),
+        make.Entry(f"{SITE}/clang/__init__.py", b""),
+        make.Entry(f"{SITE}/libclang-1.dist-info/METADATA", b"Name: libclang\n"),
+        make.Entry(f"{SITE}/libclang-1.dist-info/RECORD", b"clang/__init__.py,,\n"),
+    )
+    source = make.oci_archive(tmp_path / "tf.tar", make.build([*LAYERS, tensorflow]))
+    how = Rewriting(name="demo:slim", output=tmp_path / "slim.tar")
+    policy = make_policy("inference", Targets((90,), "90"))
+    done = slim_image(str(source), how, what=policy, client=no_engine)
+    assert f"{SITE}/_tfslim.json" in done.rewritten.added
+    image = read_archive(tmp_path / "slim.tar", Look(keep=lambda path: True), name="slim")
+    paths = {member.path for layer in image.layers for member in layer.members}
+    assert not [path for path in paths if "clang" in path]
+    known = json.loads(image.layers[-1].kept[f"{SITE}/_tfslim.json"])
+    assert known["modules"] == {"clang": "libclang"}
+    again = Rewriting(name="demo:again", output=tmp_path / "again.tar")
+    second = slim_image(str(tmp_path / "slim.tar"), again, what=policy, client=no_engine)
+    assert not second.rewritten.added
+    assert not any(layer.rewritten for layer in second.rewritten.layers)
