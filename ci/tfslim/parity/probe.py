@@ -393,7 +393,15 @@ def _load_keras(path: Path) -> Loaded:
         "call": Function(inputs, lambda tensors: graph(structure(tensors))),
         "predict": Function(inputs, lambda tensors: model.predict(structure(tensors), verbose=0)),
     }
-    return Loaded("keras", functions, _ops(concrete.graph.as_graph_def()) | {"@keras"})
+    own = {"@keras", "@keras-rnn"} if _takes_cudnn(model) else {"@keras"}
+    return Loaded("keras", functions, _ops(concrete.graph.as_graph_def()) | own)
+
+
+def _takes_cudnn(model: Any) -> bool:
+    """True where a layer takes cuDNN's kernels on a GPU; on a CPU no op shows that it would."""
+    layers = model._flatten_layers(include_self=False, recursive=True)
+    recurrent = (tf.keras.layers.LSTM, tf.keras.layers.GRU)
+    return any(isinstance(x, recurrent) and getattr(x, "use_cudnn", True) for x in layers)
 
 
 def _spec(spec: Any) -> Spec:
