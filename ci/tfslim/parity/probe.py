@@ -452,8 +452,12 @@ def _ops(graph_def: Any) -> set[str]:
     functions = graph_def.library.function
     bodies = (graph_def.node, *(function.node_def for function in functions))
     ops = {node.op for nodes in bodies for node in nodes}
-    compiled = any(function.attr["_XlaMustCompile"].b for function in functions)
-    return ops | {"@xla"} if compiled else ops
+    if any(function.attr["_XlaMustCompile"].b for function in functions):
+        ops.add("@xla")
+    # How Keras 2 marks a recurrent layer that has another implementation for a GPU.
+    if any("api_implements" in function.attr for function in functions):
+        ops.add("@keras-rnn")
+    return ops
 
 
 Shapes = dict[str, tuple[int, ...]]

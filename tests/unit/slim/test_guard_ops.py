@@ -15,8 +15,8 @@ import pytest
 
 SITE = Path(__file__).parents[3] / "ci" / "tfslim" / "slim" / "guard" / "site"
 KNOWN = {
-    "ops": {"*FFT*": "cufft-stub", "@xla": "no-xla"},
-    "rules": {"cufft-stub": {"keep": "cufft"}, "no-xla": {"keep": "xla"}},
+    "ops": {"fft": ["*FFT*", "XlaCallModule"], "xla": ["@xla", "XlaCallModule"]},
+    "rules": {"fft": {"keep": "cufft"}, "xla": {"keep": "compiler"}},
 }
 
 
@@ -83,9 +83,14 @@ def test_an_op_that_was_given_up_is_named_with_rule_and_way_out(
         check(graph(Node("Conv2D"), Node("RFFT2D")))
     said = str(caught.value)
     assert "the op RFFT2D" in said
-    assert "rule cufft-stub" in said
+    assert "rule fft" in said
     assert "--keep cufft" in said
     assert "\n" not in said
+
+
+def test_every_rule_that_is_in_the_way_is_named(check: Callable[[Any], None]) -> None:
+    with pytest.raises(RuntimeError, match="--keep compiler --keep cufft"):
+        check(graph(Node("XlaCallModule")))
 
 
 def test_functions_count_where_they_are_called(check: Callable[[Any], None]) -> None:

@@ -92,10 +92,9 @@ def _data(
             if rule.id in used
         },
         "ops": {
-            pattern: rule.id
+            rule.id: list(rule.unless_ops)
             for rule in policy.profile.rules
-            if rule.id in used
-            for pattern in rule.unless_ops
+            if rule.id in used and rule.unless_ops
         },
         "modules": _modules(site, gone),
         "libraries": {

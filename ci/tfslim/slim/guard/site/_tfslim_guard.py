@@ -226,7 +226,7 @@ def tell() -> None:
         gone = sorted(key for key, value in known["modules"].items() if value == name)
         gone += sorted(key for key, value in known["libraries"].items() if value == name)
         print(f"\n{name} (--keep {rule['keep']})")
-        ops = sorted(key for key, value in known["ops"].items() if value == name)
+        ops = known["ops"].get(name, [])
         refused = f"Models with these ops are refused: {', '.join(ops)}" if ops else ""
         listed = f"Gone: {', '.join(gone)}" if gone else ""
         for text in (rule["why"], rule["breaks"], refused, listed):

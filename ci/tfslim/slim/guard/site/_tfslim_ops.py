@@ -12,8 +12,13 @@ import _tfslim_guard  # type: ignore[import-not-found]
 _MUST_COMPILE = "_XlaMustCompile"
 _XLA = "@xla"
 _KERAS = "@keras"
+_KERAS_RNN = "@keras-rnn"
 # What is no op type, and yet something that a model may need.
-_NAMES = {_XLA: "XLA compilation", _KERAS: "Keras (it was saved with its optimizer)"}
+_NAMES = {
+    _XLA: "XLA compilation",
+    _KERAS: "Keras (it was saved with its optimizer)",
+    _KERAS_RNN: "cuDNN for a recurrent layer of Keras",
+}
 
 
 class RemovedOpError(RuntimeError):
@@ -34,18 +39,22 @@ def check_model(model: Any) -> None:
         TypeError: It is none of these.
     """
     known = _tfslim_guard.data()
-    given_up: dict[str, str] = known.get("ops", {})
+    given_up: dict[str, list[str]] = known["ops"]
     if not given_up:
         return
     for op in sorted(_op_types(model)):
-        for pattern, rule in sorted(given_up.items()):
-            if fnmatchcase(op, pattern):
-                keep = known["rules"][rule]["keep"]
-                needed = _NAMES.get(op, f"the op {op}")
-                raise RemovedOpError(
-                    f"the model needs {needed}, and tfslim took out what that takes (rule {rule}): "
-                    f"slim with --keep {keep}, or trace this model as well"
-                )
+        rules = sorted(
+            rule
+            for rule, patterns in given_up.items()
+            if any(fnmatchcase(op, pattern) for pattern in patterns)
+        )
+        if rules:
+            words = sorted({known["rules"][rule]["keep"] for rule in rules})
+            raise RemovedOpError(
+                f"the model needs {_NAMES.get(op, f'the op {op}')}, and tfslim took out what that "
+                f"takes (rule {', '.join(rules)}): slim with --keep {' --keep '.join(words)}, or "
+                "trace this model as well"
+            )
 
 
 def _op_types(model: Any) -> set[str]:
@@ -104,6 +113,8 @@ def _reached(graph: Any) -> set[str]:
                     todo.append(functions[name].node_def)
                     if _is_set(functions[name]):
                         ops.add(_XLA)
+                    if "api_implements" in functions[name].attr:
+                        ops.add(_KERAS_RNN)
     return ops
 
 
