@@ -6,6 +6,7 @@ refused; what was not run stands in the lock's header.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,9 +97,10 @@ class Gate:
     def _check(self, wanted: Resolution, newest: Mapping[str, str]) -> list[Check]:
         interpreter, python = environments.find_python(wanted.python)
         self.folder.mkdir(parents=True, exist_ok=True)
+        _clear_dead(self.folder)
         checks: list[Check] = []
         here = replace(wanted, python=python)
-        with tempfile.TemporaryDirectory(prefix="gate-", dir=self.folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=f"gate-{os.getpid()}-", dir=self.folder) as scratch:
             tree = self._install(Path(scratch) / "chosen", interpreter, here)
             for check in self._checks(tree, Path(scratch), here, newest, interpreter):
                 self.ui.note(str(check))
@@ -195,6 +197,14 @@ def _differs(call: CallVerdict) -> bool:
 
 def _no_engine() -> DockerClient:
     raise AssertionError("environments are folders")
+
+
+def _clear_dead(folder: Path) -> None:
+    """Remove the environments of processes that were killed: they are gigabytes."""
+    for left in folder.glob("gate-*-*"):
+        pid = left.name.split("-")[1]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _launch_on_gpu(tree: Path) -> str:

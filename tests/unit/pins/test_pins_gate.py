@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,18 @@ def test_the_same_set_is_tried_once(played: Played, tmp_path: Path) -> None:
     gates = Gate(IndexSettings(), tmp_path, Ui(quiet=True))
     assert gates.check(WANTED, NEWEST) == gates.check(WANTED, NEWEST)
     assert played.installed == ["chosen", "newest"]
+
+
+def test_what_a_killed_process_left_is_cleared(played: Played, tmp_path: Path) -> None:
+    dead, alive = (
+        tmp_path / "gate" / "gate-999999999-x",
+        tmp_path / "gate" / f"gate-{os.getppid()}-x",
+    )
+    for folder in (dead, alive):
+        folder.mkdir(parents=True)
+    Gate(IndexSettings(), tmp_path / "gate", Ui(quiet=True)).check(WANTED, NEWEST)
+    assert not dead.exists()
+    assert alive.exists()
 
 
 def launches(*values: float) -> Callable[[Path], str]:
