@@ -322,6 +322,7 @@ def _load(path: Path, shadow: Path) -> Loaded:
     if path.suffix == ".keras":
         return _load_keras(path)
     notes: list[str] = []
+    _refuse_removed_ops(str(path))
     try:
         model = tf.saved_model.load(str(path))
     except AttributeError as error:
@@ -394,7 +395,18 @@ def _load_keras(path: Path) -> Loaded:
         "predict": Function(inputs, lambda tensors: model.predict(structure(tensors), verbose=0)),
     }
     own = {"@keras", "@keras-rnn"} if _takes_cudnn(model) else {"@keras"}
-    return Loaded("keras", functions, _ops(concrete.graph.as_graph_def()) | own)
+    ops = _ops(concrete.graph.as_graph_def()) | own
+    _refuse_removed_ops(ops)
+    return Loaded("keras", functions, ops)
+
+
+def _refuse_removed_ops(model: Any) -> None:
+    """Refuse a model that a slim target gave up, as the service does: a CPU alone would run it."""
+    try:
+        import _tfslim  # type: ignore  # noqa: PLC0415
+    except ImportError:
+        return
+    _tfslim.check_model(model)
 
 
 def _takes_cudnn(model: Any) -> bool:

@@ -30,8 +30,8 @@ def check_model(model: Any) -> None:
 
     Args:
         model: A SavedModel folder; what `tf.saved_model.load` returned; a concrete function, a
-            `tf.Graph` or a GraphDef. Only what can be reached from the SavedModel's signatures
-            counts.
+            `tf.Graph` or a GraphDef; or a set of op types. Only what can be reached from the
+            SavedModel's signatures counts.
 
     Raises:
         RemovedOpError: It needs what is gone; one line with op, rule and way out.
@@ -60,6 +60,8 @@ def check_model(model: Any) -> None:
 def _op_types(model: Any) -> set[str]:
     if isinstance(model, (str, os.PathLike)):
         return _saved_op_types(os.fspath(model))
+    if isinstance(model, (set, frozenset)):
+        return set(model)
     return set().union(*map(_reached, _graphs(model)))
 
 
