@@ -25,10 +25,11 @@ from tfslim import __version__, cli_pins, cli_slim, cli_trace, cli_verify, docto
 from tfslim.config import Config, json_schema, load_config
 from tfslim.engine import embedded
 from tfslim.engine.engine import Engine, find_engine
-from tfslim.errors import DiskError, EngineError, TfslimError
+from tfslim.errors import ConfigError, DiskError, EngineError, TfslimError
 from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
-from tfslim.images.inspect_text import render_text
+from tfslim.images.inspect_text import render_shared, render_text
+from tfslim.images.shared import inspect_shared
 from tfslim.parity.gate import verify
 from tfslim.parity.tracing import trace_models
 from tfslim.plan import Build, disk_bytes, make_plan, matrix
@@ -153,18 +154,32 @@ def build_verb(common: _Common, variants: tuple[str, ...], setup_engine: bool) -
 
 
 @cli.command("inspect")
-@click.argument("source")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE…")
 @click.option(
     "--cuda-arch", metavar="ARCHS", help="Also say what `tfslim slim` would save for them."
 )
+@click.option(
+    "--shared", is_flag=True, help="Of several images: which layers they share, what each adds."
+)
 @_verb
-def inspect_verb(common: _Common, source: str, cuda_arch: str | None) -> None:
+def inspect_verb(
+    common: _Common, sources: tuple[str, ...], cuda_arch: str | None, shared: bool
+) -> None:
     """Measure an image, an archive or a folder: pull and disk bytes, by layer, package and kind.
 
     SOURCE is an image of the engine, a docker or OCI archive, an OCI layout, or any folder such as
     a virtual environment.
     """
     client = _client(common.ui)
+    if shared:
+        together = inspect_shared(sources, client=client, ui=common.ui)
+        common.show(together.model_dump(mode="json"), render_shared(together))
+        return
+    if len(sources) > 1:
+        raise ConfigError(
+            f"{len(sources)} sources were named", way_out="Name one, or add --shared to compare."
+        )
+    (source,) = sources
     found = inspect_source(source, client=client, gpu=gpu_use, ui=common.ui)
     data = found.model_dump(mode="json")
     shown = [render_text(found)]

@@ -105,7 +105,7 @@ def records_ownership(path: str) -> bool:
         path.endswith(".dist-info/RECORD")
         or path == f"{_DPKG}status"
         or (path.startswith(f"{_DPKG}info/") and path.endswith(".list"))
-        or (path.startswith(f"{_DPKG}status.d/") and path.endswith(".md5sums"))
+        or path.startswith(f"{_DPKG}status.d/")
     )
 
 
@@ -122,7 +122,8 @@ class Owners:
         self._links = links
         self._by_path: dict[str, Owner] = {}
         self._by_folder: dict[str, Owner | None] = {}
-        versions = _debian_versions(kept.get(f"{_DPKG}status", b""))
+        statuses = [text for path, text in kept.items() if path.startswith(f"{_DPKG}status")]
+        versions = _debian_versions(b"\n".join(statuses))
         # Python's own record wins over dpkg's where both name a file: it is the finer one.
         for path, content in kept.items():
             if path.endswith((".list", ".md5sums")):
@@ -201,10 +202,12 @@ def _debian_versions(status: bytes) -> dict[str, str]:
 
 
 def _source_of(path: str) -> str:
-    """Return the .py of a cached .pyc, else the path."""
+    """Return the .py of a .pyc, beside it (sourceless) or in the cache; else the path."""
     folder, _, base = path.rpartition("/")
-    if not folder.endswith("__pycache__") or not base.endswith(".pyc"):
+    if not base.endswith(".pyc"):
         return path
+    if not folder.endswith("__pycache__"):
+        return path.removesuffix("c")
     return posixpath.join(posixpath.dirname(folder), _PYC.sub(".py", base))
 
 

@@ -8,7 +8,7 @@ links lead to it. Bytes are bytes of file content; directories and tar headers a
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,7 +28,6 @@ from tfslim.images.inspection import (
     KindUse,
     LayerUse,
     PackageUse,
-    Shared,
     SourceKind,
     Waste,
 )
@@ -45,7 +44,8 @@ __all__ = [
     "inspect_dir",
     "inspect_image",
     "inspect_source",
-    "shared_layers",
+    "layer_pull_bytes",
+    "read_image",
     "source_kind",
 ]
 
@@ -114,12 +114,29 @@ def inspect_image(
         EngineError: The engine failed while it sent the image.
     """
     with _progress(ui, f"Reading {source}") as step:
-        look = _look(gpu, step)
-        if client is not None:
-            return _of_image(source, "engine", _from_engine(client(), source, look))
-        if source_kind(source) == "layout":
-            return _of_image(source, "layout", read_layout(Path(source), look))
-        return _of_image(source, "archive", read_archive(Path(source), look, name=source))
+        image = read_image(source, _look(gpu, step), client=client)
+    return _of_image(source, "engine" if client else source_kind(source), image)
+
+
+def read_image(
+    source: str, look: Look, *, client: Callable[[], DockerClient] | None = None
+) -> Image:
+    """Read an image's layers in one pass.
+
+    Args:
+        source: An image reference where `client` is given, else an archive or OCI layout folder.
+        look: What to learn of each file.
+        client: Gives the engine that has the image.
+
+    Raises:
+        InputError: See `inspect_source`.
+        EngineError: The engine failed while it sent the image.
+    """
+    if client is not None:
+        return _from_engine(client(), source, look)
+    if source_kind(source) == "layout":
+        return read_layout(Path(source), look)
+    return read_archive(Path(source), look, name=source)
 
 
 def inspect_dir(path: Path, *, gpu: GpuProbe | None = None, ui: Ui | None = None) -> Inspection:
@@ -142,29 +159,6 @@ def inspect_dir(path: Path, *, gpu: GpuProbe | None = None, ui: Ui | None = None
         owners=_owners([layer], merged),
         pull=(None, "unknown", "a folder is not pulled"),
         allocated=allocated,
-    )
-
-
-def shared_layers(inspections: Sequence[Inspection]) -> Shared:
-    """Return what images share by layer digest; sizes are pull bytes, without configs.
-
-    Layers whose pull size is unknown count 0.
-    """
-    sizes = {
-        layer.digest: layer.pull_bytes or 0
-        for inspection in inspections
-        for layer in inspection.layers
-    }
-    own = [{layer.digest for layer in inspection.layers} for inspection in inspections]
-    users = Counter(digest for digests in own for digest in digests)
-    return Shared(
-        pull_bytes=sum(sizes.values()),
-        shared_bytes=sum(sizes[digest] for digest, count in users.items() if count > 1),
-        saved_bytes=sum(sizes[digest] * (count - 1) for digest, count in users.items()),
-        own_bytes={
-            inspection.source: sum(sizes[digest] for digest in digests if users[digest] == 1)
-            for inspection, digests in zip(inspections, own, strict=True)
-        },
     )
 
 
@@ -247,7 +241,7 @@ def _layer_use(layer: Layer, wasted: int) -> LayerUse:
     return LayerUse(
         digest=layer.digest,
         compression=layer.compression,
-        pull_bytes=_layer_pull_bytes(layer),
+        pull_bytes=layer_pull_bytes(layer),
         unpacked_bytes=layer.unpacked_bytes,
         files=sum(member.kind in ("file", "hardlink") for member in layer.members),
         wasted_bytes=wasted,
@@ -255,7 +249,8 @@ def _layer_use(layer: Layer, wasted: int) -> LayerUse:
     )
 
 
-def _layer_pull_bytes(layer: Layer) -> int | None:
+def layer_pull_bytes(layer: Layer) -> int | None:
+    """Return what a registry sends for a layer; for one that is not compressed the estimate."""
     return layer.estimate_bytes if layer.compression == "none" else layer.blob_bytes
 
 
@@ -263,7 +258,7 @@ _Pull = tuple[int | None, Literal["manifest", "estimated", "unknown"], str]
 
 
 def _pull(image: Image) -> _Pull:
-    sizes = {layer.digest: _layer_pull_bytes(layer) for layer in image.layers}
+    sizes = {layer.digest: layer_pull_bytes(layer) for layer in image.layers}
     plain = sum(layer.compression == "none" for layer in image.layers)
     total = image.config_bytes + sum(size or 0 for size in sizes.values())
     if None in sizes.values():

@@ -8,10 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tfslim.images.inspection import GpuUse, Inspection, Waste
+from tfslim.images.inspection import GpuUse, Inspection, Shared, Waste
 from tfslim.ui import human_bytes
 
-__all__ = ["render_text"]
+__all__ = ["render_shared", "render_text"]
 
 _COMMAND_CHARACTERS = 60
 
@@ -27,6 +27,44 @@ def render_text(inspection: Inspection, *, top: int = 15) -> RenderableType:
     if inspection.waste.wasted_bytes:
         parts.append(_waste(inspection.waste, top))
     return Group(*parts)
+
+
+def render_shared(shared: Shared) -> RenderableType:
+    """Return tables for a console: the images, and which of them have which layer."""
+    numbers = {image.source: str(n) for n, image in enumerate(shared.images, 1)}
+    images = [
+        (
+            numbers[image.source],
+            image.source,
+            human_bytes(image.pull_bytes),
+            human_bytes(image.adds_pull_bytes),
+            human_bytes(image.unpacked_bytes),
+            human_bytes(image.adds_unpacked_bytes),
+        )
+        for image in shared.images
+    ]
+    layers = [
+        (
+            layer.digest.removeprefix("sha256:")[:12],
+            " ".join(numbers[source] for source in layer.images),
+            "?" if layer.pull_bytes is None else human_bytes(layer.pull_bytes),
+            f"{layer.stored} × {human_bytes(layer.unpacked_bytes)}",
+            _short(layer.created_by),
+        )
+        for layer in shared.layers
+    ]
+    alone = sum(image.pull_bytes for image in shared.images)
+    total = (
+        f"\nall of them: {human_bytes(shared.pull_bytes)} to pull "
+        f"({human_bytes(alone - shared.pull_bytes)} less than each alone), "
+        f"{human_bytes(shared.unpacked_bytes)} unpacked"
+    )
+    columns = ("", "image", ">pull", ">adds", ">unpacked", ">adds")
+    return Group(
+        _table("Images; what each adds after those above it", columns, images),
+        _table("\nLayers", ("digest", "in", ">pull", ">unpacked", "made by"), layers),
+        Text(total),
+    )
 
 
 def _summary(inspection: Inspection) -> Text:

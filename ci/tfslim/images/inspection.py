@@ -13,11 +13,13 @@ __all__ = [
     "FileUse",
     "GpuUse",
     "ImageFacts",
+    "ImageShare",
     "Inspection",
     "KindUse",
     "LayerUse",
     "PackageUse",
     "Shared",
+    "SharedLayer",
     "SourceKind",
     "Waste",
 ]
@@ -182,17 +184,51 @@ class Inspection(_Record):
     gpu: GpuUse | None
 
 
+class SharedLayer(_Record):
+    """One layer of several images.
+
+    Attributes:
+        pull_bytes: Compressed size; None where only the unpacked layer is known.
+        stored: How often an engine unpacks it: once for each different stack of layers below it.
+        images: Sources that have it.
+    """
+
+    digest: str
+    pull_bytes: int | None
+    unpacked_bytes: int
+    stored: int
+    created_by: str
+    images: list[str]
+
+
+class ImageShare(_Record):
+    """One of several images.
+
+    Attributes:
+        pull_bytes: Its layers, each digest once.
+        adds_pull_bytes: Of those, the ones that no image before it has.
+        adds_unpacked_bytes: What unpacking it adds after those before it.
+    """
+
+    source: str
+    pull_bytes: int
+    unpacked_bytes: int
+    adds_pull_bytes: int
+    adds_unpacked_bytes: int
+
+
 class Shared(_Record):
-    """What several images have in common.
+    """What several images have in common; configs and manifests are not counted.
 
     Attributes:
         pull_bytes: Pulling all of them on an empty machine: each layer once.
-        shared_bytes: Of that, layers that at least two of them use.
-        saved_bytes: What sharing saves against pulling each alone.
-        own_bytes: By source, the layers that no other image has.
+        unpacked_bytes: Their layers in an engine.
+        images: In the order given.
+        layers: In the order of the images, each from the base up.
     """
 
+    schema_version: Literal[1] = 1
     pull_bytes: int
-    shared_bytes: int
-    saved_bytes: int
-    own_bytes: dict[str, int]
+    unpacked_bytes: int
+    images: list[ImageShare]
+    layers: list[SharedLayer]

@@ -46,6 +46,7 @@ KEPT = {
     f"{SITE}/beta-3.dist-info/RECORD": b"ns/two/b.so,,\n",
     "var/lib/dpkg/info/libc6:amd64.list": b"/.\n/lib\n/lib/x86_64-linux-gnu/libc.so.6\n",
     "var/lib/dpkg/status": b"Package: libc6\nStatus: x\nVersion: 2.41-1\n\n",
+    "var/lib/dpkg/status.d/tzdata": b"Package: tzdata\nVersion: 2026a\n",
     "var/lib/dpkg/status.d/tzdata.md5sums": b"0123  usr/share/zoneinfo/UTC\n",
 }
 OWNERS = Owners(KEPT, {"lib": "usr/lib"})
@@ -59,6 +60,7 @@ OWNERS = Owners(KEPT, {"lib": "usr/lib"})
         ("venv/bin/alpha", "python", "alpha-pkg", "1.2"),
         # bytecode made after the installation, and files only its owner can have written
         (f"{SITE}/alpha/__pycache__/__init__.cpython-311.opt-1.pyc", "python", "alpha-pkg", "1.2"),
+        (f"{SITE}/alpha/__init__.pyc", "python", "alpha-pkg", "1.2"),
         (f"{SITE}/alpha/cache/table.bin", "python", "alpha-pkg", "1.2"),
         (f"{SITE}/ns/two/late.bin", "python", "beta", "3"),
         # a folder that two distributions share belongs to neither
@@ -67,7 +69,7 @@ OWNERS = Owners(KEPT, {"lib": "usr/lib"})
         ("venv/lib/python3.11/os.py", "group", "python standard library", ""),
         # dpkg's list has the path before the merge of /lib into /usr
         ("usr/lib/x86_64-linux-gnu/libc.so.6", "debian", "libc6", "2.41-1"),
-        ("usr/share/zoneinfo/UTC", "debian", "tzdata", ""),
+        ("usr/share/zoneinfo/UTC", "debian", "tzdata", "2026a"),
         ("app/main", "group", "other files", ""),
     ],
 )

@@ -13,7 +13,7 @@ from docker.errors import ImageNotFound
 from rich.console import Console
 
 from tfslim.errors import InputError
-from tfslim.images.inspect import inspect_dir, inspect_source, shared_layers, source_kind
+from tfslim.images.inspect import inspect_dir, inspect_source, source_kind
 from tfslim.images.inspect_text import render_text
 from tfslim.images.inspection import FileGpuUse, Inspection
 
@@ -160,19 +160,6 @@ def test_text_names_the_figures(tmp_path: Path) -> None:
     text = console.export_text()
     for expected in ("demo:1", "linux/amd64", "libdemo.so", "shared library", "3 kB", "RUN step 0"):
         assert expected in text
-
-
-def test_shared_layers_are_counted_once(tmp_path: Path) -> None:
-    base = make.layer(*BASE)
-    one = make.build([base, make.layer(*APP)], compression="gzip")
-    two = make.build([base, make.layer(make.Entry("other", b"o" * 999))], compression="gzip")
-    first = inspected(make.oci_archive(tmp_path / "1.tar", one))
-    second = inspected(make.oci_archive(tmp_path / "2.tar", two))
-    shared = shared_layers([first, second])
-    base_bytes = len(one.layers[0])
-    assert shared.shared_bytes == shared.saved_bytes == base_bytes
-    assert shared.pull_bytes == base_bytes + len(one.layers[1]) + len(two.layers[1])
-    assert shared.own_bytes[second.source] == len(two.layers[1])
 
 
 def test_what_an_argument_names(tmp_path: Path) -> None:
