@@ -138,7 +138,7 @@ def apply_plan(
     """
     with Pool(ui or Ui(quiet=True), jobs) as pool:
         _check_unchanged(plan, tree, pool)
-        _check_unasked(plan, tree)
+        _check_unasked(plan, tree, pool)
         _check_room(plan, tree, output)
         if output is None:
             files = _apply_in_place(plan, tree, pool)
@@ -220,15 +220,16 @@ def _is_there(path: Path) -> bool:
     return path.is_symlink() or path.exists()
 
 
-def _check_unasked(plan: Plan, tree: Path) -> None:
+def _check_unasked(plan: Plan, tree: Path, pool: Pool) -> None:
     """Refuse where a file that came later asks for a name which the plan hides from it."""
     hidden = {item.path: item.cuts.hidden for item in plan.files if item.cuts.hidden}
     if not hidden:
         return
     gone = {item.path for item in plan.files if item.action != "rewrite"}
-    files = [item for item in tree_files(tree) if item.names[0] not in gone]
-    programs = [item.names[0] for item in files if scan.is_elf(item.at(tree))]
-    asking = asked_for(tree, hidden, programs)
+    with pool.ui.step("Looking who asks for exported names", None):
+        files = [item for item in tree_files(tree) if item.names[0] not in gone]
+        programs = [item.names[0] for item in files if scan.is_elf(item.at(tree))]
+        asking = asked_for(tree, hidden, programs)
     if asking:
         raise SlimError(
             f"{len(asking)} files ask for names that the plan hides; nothing was done",

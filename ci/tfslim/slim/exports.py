@@ -144,7 +144,7 @@ def _check_tags(elf: Elf) -> None:
 
 def _hash_table(elf: Elf) -> GnuHash:
     table = read_gnu_hash(elf)
-    if table is None:
+    if table is None or not len(table.buckets):
         raise FormatRefusedError("it has no GNU hash table")
     return table
 

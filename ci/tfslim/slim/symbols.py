@@ -74,6 +74,8 @@ _VERDAUX: Final = struct.Struct("<II")
 # More than any library has; a count beyond is a lie (rows).
 _MAX_SYMBOLS: Final = 1 << 24
 _MAX_VERSIONS: Final = 1 << 16
+# Symbols in one bucket; linkers make few enough buckets for a handful each.
+_MAX_CHAIN: Final = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -208,11 +210,17 @@ def _chains(elf: Elf, address: int, last: int) -> npt.NDArray[np.uint32]:
     """Return the chains; `last` is where the last bucket starts in them, negative for none."""
     if last < 0:
         return np.empty(0, np.uint32)
-    found = np.frombuffer(_table(elf, address, 4 * (last + 1), "hash table"), "<u4")
-    while not found[-1] & 1:
-        more = _table(elf, address + 4 * len(found), 4, "hash table")
-        found = np.append(found, np.frombuffer(more, "<u4"))
-    return found
+    start = address + 4 * last
+    at = elf.to_offset(start)
+    load = None if at is None else elf.load_of(at)
+    if at is None or load is None or last > _MAX_SYMBOLS:
+        raise FormatRefusedError("the hash table lies outside the file")
+    size = min(load.file_end - at, 4 * _MAX_CHAIN) // 4 * 4
+    ends = np.flatnonzero(np.frombuffer(elf.read(at, size), "<u4") & 1)
+    if not len(ends):
+        raise FormatRefusedError("a bucket of the hash table has no end")
+    count = last + int(ends[0]) + 1
+    return np.frombuffer(_table(elf, address, 4 * count, "hash table"), "<u4")
 
 
 def _table(elf: Elf, address: int, size: int, what: str) -> bytes:

@@ -56,9 +56,10 @@ def unasked_names(
         tables.add(tree / file)
     inside = tree.resolve()
     for path in libraries:
-        for where in loader.mapped_libraries(tree / path).values():
+        for name, where in loader.mapped_libraries(tree / path).items():
             if not where.resolve().is_relative_to(inside):
                 tables.add(where.resolve())
+            tables.found(name)  # one of the tree may be about to go, and then asks for nothing
     return {path: _unasked(tree / path, offer, tables) for path, offer in offers.items()}
 
 
@@ -72,11 +73,19 @@ def asked_for(tree: Path, hidden: Mapping[str, Sequence[Run]], files: Iterable[s
     """
     gone: dict[str, frozenset[bytes]] = {}
     for path, runs in hidden.items():
-        with Elf(tree / path) as elf:
-            symbols = read_symbols(elf)
-        names = symbols.names() if symbols else []
+        names = _names(tree / path)
         gone[path] = frozenset(name for at, count in runs for name in names[at : at + count])
     return [file for file in files if gone and _asks(tree / file, file, gone)]
+
+
+def _names(path: Path) -> list[bytes]:
+    """Return the names of a file's symbols; none where it cannot be read, and so not changed."""
+    try:
+        with Elf(path) as elf:
+            symbols = read_symbols(elf)
+            return symbols.names() if symbols else []
+    except FormatRefusedError:
+        return []
 
 
 def _asks(path: Path, file: str, gone: Mapping[str, frozenset[bytes]]) -> bool:
@@ -197,6 +206,10 @@ class _Tables:
         self._once |= stand
         for called in (table.soname, path.name):
             self._needed.setdefault(called, table.needed)
+
+    def found(self, name: str) -> None:
+        """Note that a library of this name exists."""
+        self._needed.setdefault(name, ())
 
     def missing(self, path: Path) -> str:
         """Return why not all libraries that a file needs are known; empty where they are."""
