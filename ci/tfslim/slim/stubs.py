@@ -129,14 +129,15 @@ def _needs(tree: Path, item: TreeFile) -> Iterator[tuple[str, str]]:
 
 def _needed_by(one: _Candidate, others: Iterable[TreeFile], needed: dict[str, str]) -> str:
     """Return why a library stays, where one of the files that stay needs it."""
+    if isinstance(one.rule, ProgramRule):
+        return ""
     if _UNKNOWN in needed:
         return f"stays: {needed[_UNKNOWN]} cannot be read, and may need it"
     for library in sorted(one.names & needed.keys()):
         return f"stays: {needed[library]} needs it"
-    if isinstance(one.rule, LibraryRule):
-        for item in others:
-            if any(one.rule.opens(PurePosixPath(name)) for name in item.names):
-                return f"stays: {PurePosixPath(item.names[0]).name} opens it"
+    for item in others:
+        if any(one.rule.opens(PurePosixPath(name)) for name in item.names):
+            return f"stays: {PurePosixPath(item.names[0]).name} opens it"
     return ""
 
 

@@ -118,7 +118,7 @@ class _Library:
         self._note = _note(words)
         self._text = words.encode() + b"\0"
         self._after = f" was called, but {words}\n".encode()
-        self._answers = [answer(export.name.decode()) for export in self._functions]
+        self._answers = [answer(e.name.decode("utf-8", "replace")) for e in self._functions]
         self._hashes = gnu_table(self._exports), sysv_table(self._exports)
         self._versions = versions_table(interface.versions, self._strings)
         self._layout = Layout(self._sections())
