@@ -131,6 +131,22 @@ def test_a_slim_tree_that_lost_the_gpu_fails(tree: Any, models: list[str], verif
     assert "gpus" in done.stdout
 
 
+def test_on_a_gpu_both_a_tolerance_and_deterministic_bits_are_asked_for(
+    tree: Any, models: list[str], verify: Any
+) -> None:
+    gpu = {"environment": {"gpus": ["H200"]}}
+    stock, same = tree("stock", **gpu, first=[2.0]), tree("same", **gpu, first=[2.0])
+    done = verify(stock, same, *models)
+    assert done.returncode == 0, done.stderr
+    assert "rule: gpu: within" in done.stdout
+    assert "rule: gpu-deterministic: bit for bit" in done.stdout
+    assert "no GPU code" not in done.stdout
+    done = verify(stock, tree("near", **gpu, first=[2.000000000001]), *models)
+    assert done.returncode == 11
+    assert "[gpu-deterministic]" in done.stdout
+    assert "[gpu]" not in done.stdout
+
+
 def test_a_stock_without_tensorflow_measures_nothing(
     tree: Any, models: list[str], verify: Any
 ) -> None:

@@ -125,8 +125,7 @@ class _Gate:
         stock = self._probe("stock", self.settings, "first")
         self._check_stock(stock)
         found = stock.environment.gpus if stock.environment else ()
-        if not found and not unseen:
-            unseen = "TensorFlow in the stock target lists none"
+        unseen = "" if found else unseen or "TensorFlow in the stock target lists none"
         rounds = [self._round("gpu" if found else "cpu", self.settings, stock)]
         if found:
             exact = replace(self.settings, deterministic=True)

@@ -21,6 +21,8 @@ _RECORD = "record.json"
 _START_SECONDS = 300.0  # interpreter, imports, and a container's creation
 _MAX_THREADS = 4
 _TAIL_LINES = 12
+# How the interpreter begins to tell of a crash or of the time limit; innermost frames follow.
+_STACKS = ("Fatal Python error", "Timeout (")
 
 
 @dataclass(frozen=True)
@@ -65,15 +67,26 @@ class Probed:
 
 @dataclass
 class _Progress:
-    """What the probe said last."""
+    """What the probe said last, and the beginning of the last stack it showed."""
 
     tell: Callable[[str], None]
     last: str = "nothing yet"
+    stack: list[str] = field(default_factory=list)
 
     def line(self, line: str) -> None:
         if line.startswith(_SAYS):
             self.last = line.removeprefix(_SAYS)
             self.tell(self.last)
+        elif line.startswith(_STACKS):
+            self.stack = [line]
+        elif self.stack and len(self.stack) < _TAIL_LINES:
+            self.stack.append(line)
+
+    def death(self, ended: Ended) -> str:
+        """Say how a process ended, where, and with what words."""
+        lines = [line for line in ended.tail.splitlines() if not line.startswith(_SAYS)]
+        words = self.stack or lines[-_TAIL_LINES:]
+        return "\n".join([f"{ended.how} at: {self.last}", *words])
 
 
 @dataclass
@@ -100,17 +113,17 @@ def probe_target(
     Raises:
         TfslimError: Nothing can be started in the target.
     """
-    progress, found = _Progress(tell), _Found()
+    found = _Found()
     left = {Path(model).name: model for model in job.models}
     ended, number = Ended(0, ""), 0
     while left:
-        out, number = f"out/{label}-{number}", number + 1
+        out, number, progress = f"out/{label}-{number}", number + 1, _Progress(tell)
         script = _script(job, list(left.values()), settings, out)
         ended = target.run(job.folder, script, progress.line)
         _collect(job.folder / out, list(left), found)
         left = {name: path for name, path in left.items() if name not in found.answers}
         if left:
-            why = f"{ended.how} at: {progress.last}\n{_end(ended.tail)}"
+            why = progress.death(ended)
             # Without an environment it died before any model: it would do so again.
             victims = list(left) if found.environment is None else [next(iter(left))]
             found.answers.update((victim, why) for victim in victims)
@@ -158,9 +171,3 @@ def _answers(folder: Path) -> Answers:
         return read_model(folder)
     except Unreadable as error:
         return f"its results cannot be used: {error}"
-
-
-def _end(tail: str) -> str:
-    """Return the end of what a process said, without the progress of the probe."""
-    lines = [line for line in tail.splitlines() if not line.startswith(_SAYS)]
-    return "\n".join(lines[-_TAIL_LINES:])
