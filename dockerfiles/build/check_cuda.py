@@ -23,6 +23,9 @@ STUBS = [
     ("libcufft.so.11", "cufftGetVersion", "pointer"),
     ("libcusparse.so.12", "cusparseGetProperty", "property"),
 ]
+# What the small libraries return that tfslim puts in place of these; they open, and that is enough.
+NOT_SUPPORTED = {"libcufft.so.11": 16, "libcusparse.so.12": 10}
+STAND_IN = -1
 CUDNN_VERSION = "cudnnGetVersion"
 CUDNN_NAMES = ["libcudnn.so.9", "libcudnn.so.8"]
 # Opened by the libraries above or by TensorFlow later: the loader must find them, too.
@@ -41,8 +44,10 @@ def framework() -> ctypes.CDLL:
     return ctypes.CDLL(str(Path(spec.origin).parent / "libtensorflow_framework.so.2"))
 
 
-def version(library: ctypes.CDLL, function: str, style: str) -> int:
-    """Call a version function; 0 means that a stub could not open its library."""
+def version(
+    library: ctypes.CDLL, function: str, style: str, not_supported: int | None = None
+) -> int:
+    """Call a version function; 0 means that TensorFlow's stub could not open its library."""
     call = getattr(library, function)
     if style == "value":
         call.restype = ctypes.c_size_t
@@ -51,12 +56,16 @@ def version(library: ctypes.CDLL, function: str, style: str) -> int:
         parts = []
         for which in range(3):
             number = ctypes.c_int(0)
-            if call(which, ctypes.byref(number)) != 0:
-                return 0
+            status = call(which, ctypes.byref(number))
+            if status != 0:
+                return STAND_IN if status == not_supported else 0
             parts.append(number.value)
         return parts[0] * 10000 + parts[1] * 100 + parts[2]
     number = ctypes.c_int(0)
-    return number.value if call(ctypes.byref(number)) == 0 else 0
+    status = call(ctypes.byref(number))
+    if status != 0:
+        return STAND_IN if status == not_supported else 0
+    return number.value
 
 
 def loader_says(name: str) -> str:
@@ -87,7 +96,7 @@ def main() -> None:
     for name, function, style in STUBS:
         if not hasattr(library, function):
             names.append(name)
-        elif number := version(library, function, style):
+        elif number := version(library, function, style, NOT_SUPPORTED.get(name)):
             found[name] = number
         else:
             failures.append(f"{name}: TensorFlow's stub for {function} could not open it")
@@ -103,7 +112,10 @@ def main() -> None:
         print(f"check-cuda: missing: {line}", file=sys.stderr)
     if failures:
         sys.exit("check-cuda: TensorFlow would list no GPU in this image")
-    versions = ", ".join(f"{name} {number}" for name, number in found.items())
+    versions = ", ".join(
+        f"{name} {'(a stand-in)' if number == STAND_IN else number}"
+        for name, number in found.items()
+    )
     print(f"check-cuda: {versions}; found by the loader: {', '.join(names)}")
 
 
