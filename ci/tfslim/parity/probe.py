@@ -256,7 +256,7 @@ class _Run:
             if self._problem is not None:
                 call.status, call.error = "error", self._problem
                 return Loaded("none", {}, set())
-            tf.random.set_seed(0)
+            tf.random.set_seed(0)  # stateful random ops start anew with each model
             return _load(self._path, self._aside / "without-optimizer")
         except Exception as error:  # noqa: BLE001 (any error is an answer)
             call.status, call.error = "error", _error(error)
