@@ -18,7 +18,7 @@ from docker import DockerClient
 from pydantic import BaseModel, ConfigDict
 
 from tfslim import proc
-from tfslim.errors import VerifyError
+from tfslim.errors import ConfigError, VerifyError
 from tfslim.gpu import find_gpus
 from tfslim.parity import gate as parity
 from tfslim.parity.verdict import CallVerdict
@@ -36,6 +36,7 @@ _DRIVER: Final = {"cuda.c": "libcuda.so.1", "nvml.c": "libnvidia-ml.so.1"}
 _COUNT_GPUS: Final = "import tensorflow; print(len(tensorflow.config.list_physical_devices('GPU')))"
 _SECONDS: Final = 600.0
 _LAUNCHES: Final = 7
+_SHOWN: Final = 5
 
 
 class Check(BaseModel):
@@ -96,6 +97,8 @@ class Gate:
 
     def _check(self, wanted: Resolution, newest: Mapping[str, str]) -> list[Check]:
         interpreter, python = environments.find_python(wanted.python)
+        if self.reference is not None:
+            self._check_reference(self.reference, python)
         self.folder.mkdir(parents=True, exist_ok=True)
         _clear_dead(self.folder)
         checks: list[Check] = []
@@ -108,6 +111,16 @@ class Gate:
                 if check.state == "failed":
                     break
         return checks
+
+    def _check_reference(self, reference: Path, python: str) -> None:
+        """Refuse a reference with another Python: its own errors are worded otherwise."""
+        done = environments.run_python(reference, ["-V"], timeout=_SECONDS)
+        if not done.stdout.startswith(f"Python {python}."):
+            raise ConfigError(
+                f"--reference {reference} is no environment of Python {python}",
+                why=done.stdout.strip() or done.tail,
+                way_out="Leave it out: one is made.",
+            )
 
     def _checks(
         self,
@@ -171,11 +184,12 @@ class Gate:
         """Models of many kinds give the answers that they give with the newest versions."""
         request = parity.Request(str(reference), str(tree), gpu=gpu, state=self.state)
         verdict = parity.verify(request, _no_engine, self.ui)
-        bad = [model.name for model in verdict.models if any(map(_differs, model.calls))]
+        bad = [(model, call) for model in verdict.models for call in model.calls if _differs(call)]
         place = "a CPU, bit for bit" if gpu == "off" else "a GPU, within its tolerance"
         name = f"answers as with the newest versions on {place}"
         if bad or (verdict.outcome == "failed" and not verdict.models):
-            why = f"{verdict.reason}\n{', '.join(bad)}".strip()
+            evidence = [f"{model.name}: {call.reason}" for model, call in bad]
+            why = "\n".join([verdict.reason, *evidence[:_SHOWN]])
             return Check(name=name, state="failed", detail=why)
         return Check(name=name, state="passed", detail=f"{verdict.reason} of the models")
 

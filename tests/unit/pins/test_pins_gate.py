@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tfslim.errors import VerifyError
+from tfslim.errors import ConfigError, VerifyError
 from tfslim.gpu import Gpu, Gpus
 from tfslim.pins import environments, gate, speed
 from tfslim.pins.gate import Check, Gate, refuse
@@ -112,6 +112,16 @@ def test_on_a_gpu_slower_is_refused(
     found = checked(tmp_path)
     assert found["answers, required"] == "passed"
     assert found["speed on the GPU, times the newest versions' time"] == state
+
+
+def test_a_reference_of_another_python_is_refused(played: Played, tmp_path: Path) -> None:
+    played.answers["-V"] = Completed((), 0, "Python 3.11.7\n", "")
+    gates = Gate(IndexSettings(), tmp_path, Ui(quiet=True), reference=tmp_path)
+    with pytest.raises(ConfigError, match=r"is no environment of Python 3\.13"):
+        gates.check(WANTED, NEWEST)
+    played.answers["-V"] = Completed((), 0, "Python 3.13.0\n", "")
+    gates.check(WANTED, NEWEST)
+    assert played.installed == ["chosen"]
 
 
 def test_the_same_set_is_tried_once(played: Played, tmp_path: Path) -> None:
