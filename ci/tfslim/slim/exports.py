@@ -215,7 +215,7 @@ class _Rebuilt:
             size = 2 * len(self._gone)
             versions = np.frombuffer(self._elf.read(start or 0, size), "<u2")
             self._replace(self._at("VERSYM"), size, versions[order].tobytes())
-        for at, string in version_strings(self._elf):
+        for at, string in sorted(set(version_strings(self._elf))):  # versions may share a name
             self._set(at, self._strings.add(self._symbols.string(string)), 4)
 
     def _write_dynamic(self, values: dict[int, int]) -> None:

@@ -113,6 +113,25 @@ def test_a_program_that_uses_the_library_says_the_same(
     assert planned(tree).files == ()
 
 
+def test_versions_that_share_the_record_of_their_name(code: Path, tmp_path: Path) -> None:
+    """As NVIDIA's linker writes them, where a version is called like the library."""
+    tree = tmp_path / "tree"
+    versions = tmp_path / "versions"
+    versions.write_text("libtensorflow_cc.so.2 { global: *; };")
+    library = compiled(tree / LIBRARY, code, f"-Wl,--version-script={versions}")
+    compiled(tree / "bin" / "user", linked.PROGRAM, libraries=[library])
+    with Elf(library) as elf:
+        at = elf.to_offset(elf.dynamic[0x6FFFFFFC]) or 0  # DT_VERDEF
+        first, second = elf.data[at : at + 12], elf.data[at + 28 : at + 40]
+        name = elf.data[at + 20 : at + 28]
+    records = first + struct.pack("<II", 40, 20) + second + struct.pack("<II", 20, 0) + name
+    spoil(library, at, records + bytes(56 - len(records)))
+    before = said(tree / "bin" / "user")
+    outcome = apply.apply_plan(planned(tree), tree)
+    assert {item.state for item in outcome.files} == {"verified"}
+    assert said(tree / "bin" / "user") == before
+
+
 def test_what_others_ask_for_can_be_found_and_nothing_else(tree: Path) -> None:
     before = exported(tree / LIBRARY)
     apply.apply_plan(planned(tree), tree)
