@@ -58,9 +58,9 @@ _FILTER_BITS: Final = 12
 
 # Tags whose value is a name. Others with names (filters, auditors) are rare and not known here.
 _STRING_TAGS: Final = tuple(DT[tag] for tag in ("NEEDED", "SONAME", "RPATH", "RUNPATH"))
-# All tags known to survive: those above, those that `_values` sets, and those that neither hold a
-# name nor depend on a symbol's index. Not among them: the older hash table (4), relocations
-# without addends (17), extended section numbers (34), filters and auditors.
+# All tags known here: those above, sizes and places of the tables that are made anew, and those that
+# neither hold a name nor depend on a symbol's index. Not among them: the older hash table (4),
+# relocations without addends (17 to 19), extended section numbers (34), filters and auditors.
 _KNOWN_TAGS: Final = frozenset(
     {*range(1, 38)} - {4, 17, 18, 19, 31, 34}
     | {0x6FFFFEF5, 0x6FFFFEF6, 0x6FFFFEF7, 0x6FFFFFF0, *range(0x6FFFFFF9, 0x70000000)}
