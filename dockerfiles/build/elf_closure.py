@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -12,8 +13,10 @@ from pathlib import Path
 __all__ = ["LOADER", "system_libraries"]
 
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")  # fixed by the x86-64 psABI
-PROGRAM, SHARED = b"\x02\x00", b"\x03\x00"  # e_type
-X86_64 = 62  # e_machine
+# Of the ELF header (64 bytes, ELF-64): identification, e_machine, e_phoff, e_phentsize, e_phnum.
+HEADER = struct.Struct("<6s12xH12xQ14xHH6x")
+MAGIC, X86_64 = b"\x7fELF\x02\x01", 62
+PT_DYNAMIC = 2
 # The driver's libraries come from the host when the container starts (NVIDIA container toolkit).
 FROM_THE_HOST = {"libcuda.so.1", "libnvidia-ml.so.1"}
 
@@ -39,18 +42,24 @@ def system_libraries(trees: Iterable[Path], programs: Iterable[Path]) -> set[str
 
 
 def _elf_files(tree: Path) -> Iterator[Path]:
-    """Yield every program and library for this kind of machine below a folder."""
+    """Yield every program and library for this kind of machine below a folder, if it has needs."""
     for folder, _, names in os.walk(tree):
         for path in (Path(folder, name) for name in sorted(names)):
-            if path.is_file() and not path.is_symlink() and _is_elf(path):
+            if path.is_file() and not path.is_symlink() and _is_dynamic(path):
                 yield path
 
 
-def _is_elf(path: Path) -> bool:
+def _is_dynamic(path: Path) -> bool:
+    """True for what the loader loads: not object files, nor programs that need no library."""
     with path.open("rb") as file:
-        head = file.read(20)
-    linked = head[16:18] in (PROGRAM, SHARED)
-    return head.startswith(b"\x7fELF\x02\x01") and linked and head[18] == X86_64
+        head = file.read(HEADER.size)
+        if len(head) < HEADER.size or not head.startswith(MAGIC):
+            return False
+        _, machine, offset, size, count = HEADER.unpack(head)
+        file.seek(offset)
+        table = file.read(size * count)
+    kinds = {table[at : at + 4] for at in range(0, len(table), size or 1)}
+    return machine == X86_64 and PT_DYNAMIC.to_bytes(4, "little") in kinds
 
 
 def _loaded_with(path: Path) -> tuple[set[str], set[str]]:

@@ -178,3 +178,10 @@ class TestLibrariesOfATree:
         )
         (tree / "libcuda.so.1").unlink()
         system_libraries([tree], [])
+
+    def test_what_needs_no_library_is_passed_over(self, tree: Path) -> None:
+        (tree / "x.c").write_text("int main(void) { return 0; }")
+        for options in (["-static", "-o", "program"], ["-c", "-o", "object.o"]):
+            subprocess.run(["cc", *options, "x.c"], cwd=tree, check=True)
+        (tree / "cut").write_bytes((tree / "program").read_bytes()[:30])
+        system_libraries([tree], [])
