@@ -211,6 +211,8 @@ class _Watch:
             self._folders[watch] = folder
 
     def _unreadable(self, error: OSError) -> None:
+        if not _PACKAGES.search(f"{error.filename}/."):
+            return  # a system's private folder, of which nothing is ever removed by a trace
         self._problems.append(f"{error.filename} cannot be watched: {error.strerror}")
 
     def _read(self) -> None:
