@@ -58,8 +58,8 @@ _FILTER_BITS: Final = 12
 
 # Tags whose value is a name. Others with names (filters, auditors) are rare and not known here.
 _STRING_TAGS: Final = tuple(DT[tag] for tag in ("NEEDED", "SONAME", "RPATH", "RUNPATH"))
-# All tags known here: those above, sizes and places of the tables that are made anew, and those that
-# neither hold a name nor depend on a symbol's index. Not among them: the older hash table (4),
+# All tags known here: those above, sizes and places of the tables that are made anew, and those
+# that neither hold a name nor depend on a symbol's index. Not among them: the older hash table (4),
 # relocations without addends (17 to 19), extended section numbers (34), filters and auditors.
 _KNOWN_TAGS: Final = frozenset(
     {*range(1, 38)} - {4, 17, 18, 19, 31, 34}
