@@ -14,6 +14,7 @@ from typing import Final
 from tfslim.slim import scan
 from tfslim.slim.elf import Elf, FormatRefusedError, OtherMachineError
 from tfslim.slim.plan import Content, FilePlan, Note, Removal
+from tfslim.slim.pool import Pool
 from tfslim.slim.rules import LibraryRule, Profile, ProgramRule
 from tfslim.slim.stub.interface import needed_libraries, read_interface
 from tfslim.slim.stub.write import is_stub, library_stub, program_stub
@@ -47,7 +48,7 @@ class _Candidate:
 
 
 def plan_stubs(
-    tree: Path, files: Sequence[TreeFile], rules: Profile, gone: Collection[str]
+    tree: Path, files: Sequence[TreeFile], rules: Profile, gone: Collection[str], pool: Pool
 ) -> tuple[list[FilePlan], list[Note]]:
     """Return the plans for stubs, and what stays although a rule names it.
 
@@ -56,6 +57,7 @@ def plan_stubs(
         files: Its files.
         rules: The rules.
         gone: The first names of those files that are deleted.
+        pool: Where the files are read.
     """
     stay = [item for item in files if item.names[0] not in gone]
     found = {
@@ -67,10 +69,18 @@ def plan_stubs(
         return [], []
     kept = _kept(tree, stay, found)
     notes = [
-        Note(path=name, bytes=found[name].file.size, why=why) for name, why in sorted(kept.items())
+        Note(path=name, bytes=found[name].file.size if found[name].refusal else 0, why=why)
+        for name, why in sorted(kept.items())
     ]
-    chosen = (one for name, one in found.items() if name not in kept and one.stub)
-    return [_plan(tree, one) for one in chosen], notes
+    chosen = [one for name, one in found.items() if name not in kept and one.stub]
+    plans = pool.run(
+        "Reading libraries that become stubs",
+        _plan,
+        [(tree, one) for one in chosen],
+        sizes=[one.file.size for one in chosen],
+        names=[one.file.names[0] for one in chosen],
+    )
+    return plans, notes
 
 
 def _candidate(tree: Path, item: TreeFile, rules: Profile) -> _Candidate | None:
@@ -141,7 +151,8 @@ def _needed_by(one: _Candidate, others: Iterable[TreeFile], needed: dict[str, st
     return ""
 
 
-def _plan(tree: Path, one: _Candidate) -> FilePlan:
+def _plan(work: tuple[Path, _Candidate]) -> FilePlan:
+    tree, one = work
     item = one.file
     what = "library" if isinstance(one.rule, LibraryRule) else "program"
     return FilePlan(

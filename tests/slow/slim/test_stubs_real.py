@@ -125,8 +125,12 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_tensorflow_lists_a_gpu(stubbed: tuple[Path, Plan, Outcome], driver: Path) -> None:
-    assert "GPU:0" in run_python(stubbed[0], LIST_GPUS, driver=driver)
+def test_tensorflow_lists_a_gpu_and_calls_nothing_that_is_gone(
+    stubbed: tuple[Path, Plan, Outcome], driver: Path
+) -> None:
+    said = run_python(stubbed[0], f"import os; os.dup2(1, 2); {LIST_GPUS}", driver=driver)
+    assert "GPU:0" in said
+    assert "was called" not in said
 
 
 def test_the_check_of_image_builds_passes(stubbed: tuple[Path, Plan, Outcome]) -> None:
