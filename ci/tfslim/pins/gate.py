@@ -191,7 +191,7 @@ class Gate:
             evidence = [f"{model.name}: {call.reason}" for model, call in bad]
             why = "\n".join([verdict.reason, *evidence[:_SHOWN]])
             return Check(name=name, state="failed", detail=why)
-        return Check(name=name, state="passed", detail=f"{verdict.reason} of the models")
+        return Check(name=name, state="passed", detail=f"models: {verdict.reason}")
 
     def _speed(self, tree: Path, reference: Path) -> Check:
         """No kind of work is certainly slower than with the newest versions."""
