@@ -318,6 +318,9 @@ _trace_output_option = click.option(
 @_model_option
 @_trace_input_option
 @click.option("--batch", default="1,3", show_default=True, help="Batch sizes.")
+@click.option(
+    "--gpu", type=click.Choice(["auto", "off", "required"]), default="auto", show_default=True
+)
 @_trace_output_option
 @_verb
 def trace_run(common: _Common, source: str, output: Path | None, **options: Any) -> None:

@@ -9,6 +9,7 @@ import click
 
 from tfslim import cli_verify
 from tfslim.errors import ConfigError
+from tfslim.parity.gate import GpuUse
 from tfslim.parity.probing import Settings
 from tfslim.parity.tracing import Request
 from tfslim.slim import trace as traces
@@ -30,7 +31,12 @@ class TraceGroup(click.Group):
 
 
 def request(
-    source: str, *, models: tuple[str, ...], trace_inputs: tuple[Path, ...], batch: str = "1,3"
+    source: str,
+    *,
+    models: tuple[str, ...],
+    trace_inputs: tuple[Path, ...],
+    batch: str = "1,3",
+    gpu: GpuUse = "auto",
 ) -> Request:
     """Return what the command line asks for.
 
@@ -41,7 +47,7 @@ def request(
         raise ConfigError(
             "no model to trace was named", way_out="Add --model PATH, or --model demo:basic-pitch."
         )
-    return Request(source, models, trace_inputs, Settings(cli_verify.batches(batch)))
+    return Request(source, models, trace_inputs, Settings(cli_verify.batches(batch)), gpu)
 
 
 def merged(places: Sequence[Path]) -> Trace:

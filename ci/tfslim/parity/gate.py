@@ -25,8 +25,9 @@ from tfslim.parity.verdict import Mode, ModelVerdict, Rule, Side, Verdict, merge
 from tfslim.parity.zoos import zoo_models
 from tfslim.ui import Ui
 
-__all__ = ["Request", "verify"]
+__all__ = ["GpuUse", "Request", "verify", "why_no_gpu"]
 
+GpuUse = Literal["auto", "off", "required"]
 _ZOO = Path("zoo")
 _MODELS = Path("models")
 
@@ -55,7 +56,7 @@ class Request:
     settings: Settings = field(default_factory=Settings)
     rtol: float | None = None
     atol: float | None = None
-    gpu: Literal["auto", "off", "required"] = "auto"
+    gpu: GpuUse = "auto"
     state: Path = Path(".tfslim")
 
 
@@ -76,7 +77,7 @@ def verify(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Verd
         "stock": find_target(request.stock, client),
         "slim": find_target(request.slim, client),
     }
-    unseen = _why_no_gpu(request, targets.values())
+    unseen = why_no_gpu(request.gpu, targets.values())
     sources = request.models or tuple(zoo_models(targets["stock"], request.state / _ZOO, ui))
     models = [find_model(source, request.state / _MODELS, ui) for source in sources]
     settings = replace(request.settings, gpu=not unseen)
@@ -84,9 +85,13 @@ def verify(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Verd
         return _Gate(request, settings, targets, job, ui).verdict(unseen)
 
 
-def _why_no_gpu(request: Request, targets: Iterable[Target]) -> str:
-    """Return why nothing will run on a GPU; empty where it will."""
-    if request.gpu == "off":
+def why_no_gpu(wanted: GpuUse, targets: Iterable[Target]) -> str:
+    """Return why nothing will run on a GPU; empty where it will.
+
+    Raises:
+        EngineError: One is required, and there is none to run on.
+    """
+    if wanted == "off":
         return "switched off (--gpu off)"
     found = find_gpus()
     why = found.why_none
@@ -96,11 +101,11 @@ def _why_no_gpu(request: Request, targets: Iterable[Target]) -> str:
             if not container_access(client.info()):
                 why = "the engine has no NVIDIA container toolkit or CDI"
             client.close()
-    if why and request.gpu == "required":
+    if why and wanted == "required":
         raise EngineError(
             "a GPU is required, and there is none to run on",
             why=why,
-            way_out="`tfslim doctor` says what is missing; --gpu auto compares on the CPU.",
+            way_out="`tfslim doctor` says what is missing; --gpu auto goes on with the CPU.",
         )
     return why
 

@@ -12,8 +12,8 @@ from docker import DockerClient
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tfslim.errors import InputError, ModelError, ServiceError
-from tfslim.gpu import find_gpus
 from tfslim.parity.compare import Answers
+from tfslim.parity.gate import GpuUse, why_no_gpu
 from tfslim.parity.job import Job, find_model, staged
 from tfslim.parity.locate import find_target
 from tfslim.parity.probing import Probed, Settings, probe_target
@@ -35,6 +35,7 @@ class Request:
         models: SavedModel folders, .keras files, or names like `demo:basic-pitch`.
         inputs: .npz files with real inputs, given to every signature with inputs of these names.
         settings: Batch sizes, seeds, limits.
+        gpu: Whether to run on the machine's GPUs.
         state: Folder that keeps demonstration models.
     """
 
@@ -42,6 +43,7 @@ class Request:
     models: tuple[str, ...]
     inputs: tuple[Path, ...] = ()
     settings: Settings = field(default_factory=Settings)
+    gpu: GpuUse = "auto"
     state: Path = Path(".tfslim")
 
 
@@ -68,11 +70,12 @@ def trace_models(request: Request, client: Callable[[], DockerClient], ui: Ui) -
     Raises:
         InputError: The target is none, has no working TensorFlow, or cannot be recorded.
         ModelError: A model cannot be loaded, or one of its signatures could not be run.
+        EngineError: A GPU is required and cannot be had, or the engine refused.
         ServiceError: The target died while it ran a model.
     """
     target = find_target(request.source, client)
     models = [find_model(source, request.state / _MODELS, ui) for source in request.models]
-    settings = replace(request.settings, record=True, gpu=bool(find_gpus().gpus))
+    settings = replace(request.settings, record=True, gpu=not why_no_gpu(request.gpu, [target]))
     with staged(models, request.inputs) as job:
         with ui.step(f"Tracing in {target.name} ({target.kind})") as step:
             probed = probe_target(target, job, settings, step.update, label="trace")
