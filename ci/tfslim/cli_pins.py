@@ -85,7 +85,7 @@ def run(options: Options, config: Config, ui: Ui) -> list[Any]:
         return list(chosen)
     gate = None
     if options.gate:
-        gate = Gate(settings, request.state / "scratch", ui, reference=options.reference)
+        gate = Gate(settings, request.state / "gate", ui, reference=options.reference)
     return [pins.lock(request, one, output, settings, gate) for one in chosen]
 
 

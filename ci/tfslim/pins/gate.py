@@ -6,9 +6,7 @@ refused; what was not run stands in the lock's header.
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from tfslim.parity import gate as parity
 from tfslim.parity.verdict import CallVerdict
 from tfslim.pins import environments, speed
 from tfslim.pins.lockfile import Resolution, resolve
+from tfslim.pins.scratch import own_folder
 from tfslim.pins.settings import IndexSettings
 from tfslim.ui import Ui
 
@@ -99,13 +98,11 @@ class Gate:
         interpreter, python = environments.find_python(wanted.python)
         if self.reference is not None:
             self._check_reference(self.reference, python)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _clear_dead(self.folder)
         checks: list[Check] = []
         here = replace(wanted, python=python)
-        with tempfile.TemporaryDirectory(prefix=f"gate-{os.getpid()}-", dir=self.folder) as scratch:
-            tree = self._install(Path(scratch) / "chosen", interpreter, here)
-            for check in self._checks(tree, Path(scratch), here, newest, interpreter):
+        with own_folder(self.folder, "gate") as scratch:
+            tree = self._install(scratch / "chosen", interpreter, here)
+            for check in self._checks(tree, scratch, here, newest, interpreter):
                 self.ui.note(str(check))
                 checks.append(check)
                 if check.state == "failed":
@@ -211,14 +208,6 @@ def _differs(call: CallVerdict) -> bool:
 
 def _no_engine() -> DockerClient:
     raise AssertionError("environments are folders")
-
-
-def _clear_dead(folder: Path) -> None:
-    """Remove the environments of processes that were killed: they are gigabytes."""
-    for left in folder.glob("gate-*-*"):
-        pid = left.name.split("-")[1]
-        if pid.isdecimal() and not Path("/proc", pid).exists():
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _launch_on_gpu(tree: Path) -> str:

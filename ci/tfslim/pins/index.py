@@ -8,6 +8,7 @@ digest differs is deleted.
 from __future__ import annotations
 
 import contextlib
+import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -122,8 +123,8 @@ class PackageIndex:
                 best[wheel.version] = wheel
         return [best[version] for version in sorted(best)]
 
-    def requirements(self, wheel: Wheel, scratch: Path) -> list[Requirement]:
-        """Return what a wheel requires, extras included, from its metadata.
+    def metadata(self, wheel: Wheel, scratch: Path) -> bytes:
+        """Return a wheel's metadata.
 
         Args:
             wheel: The wheel.
@@ -135,12 +136,11 @@ class PackageIndex:
         promised = bool(wheel.package.metadata_digests)
         with self._told(f"the metadata of {wheel.filename}"):
             try:
-                text = self._client.get_package_metadata_bytes(
+                return self._client.get_package_metadata_bytes(
                     wheel.package, verify=promised, timeout=_TIMEOUT
                 )
             except NoMetadataError:
-                text = metadata_inside(self.download(wheel, scratch))
-            return [Requirement(line) for line in requires_dist(text)]
+                return metadata_inside(self.download(wheel, scratch))
 
     def download(self, wheel: Wheel, folder: Path) -> Path:
         """Download a wheel and return where it is; one that is there already is used.
@@ -151,7 +151,8 @@ class PackageIndex:
         target = folder / wheel.filename
         if target.is_file() and sha256(target) == wheel.sha256:
             return target
-        aside = target.with_name(f"{target.name}.part")
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f"{target.name}-{os.getpid()}.part")
         try:
             with self._told(wheel.filename):
                 self._fetch(wheel, aside)
@@ -259,9 +260,13 @@ def _tags(python: str) -> frozenset[Tag]:
     )
 
 
-def requires_dist(metadata: bytes) -> list[str]:
-    """Return what a package's metadata requires, as it is written there."""
-    return parse_email(metadata)[0].get("requires_dist", [])
+def requires_dist(metadata: bytes) -> list[Requirement]:
+    """Return what a package's metadata requires, extras included.
+
+    Raises:
+        ValueError: A line is no requirement.
+    """
+    return [Requirement(line) for line in parse_email(metadata)[0].get("requires_dist", [])]
 
 
 def metadata_inside(wheel: Path) -> bytes:

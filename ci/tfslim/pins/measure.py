@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Final, cast
 
 import zstandard
+from packaging.requirements import Requirement
 from pydantic import BaseModel, ConfigDict
 
 from tfslim import __version__
@@ -117,6 +118,11 @@ def engine_key(policy: Policy) -> str:
 def measure(wheel: Path, policy: Policy, scratch: Path) -> Measured:
     """Unpack a wheel into an empty folder of `scratch`, slim it there, measure, and delete it.
 
+    Args:
+        wheel: The wheel; stays as it is.
+        policy: GPUs and rules.
+        scratch: A folder of this run alone.
+
     Raises:
         NetworkError: The file is no wheel.
         DiskError: There is not room enough to unpack it.
@@ -124,7 +130,7 @@ def measure(wheel: Path, policy: Policy, scratch: Path) -> Measured:
     tree = scratch / "tree"
     shutil.rmtree(tree, ignore_errors=True)
     try:
-        requires = tuple(_unpack(wheel, tree / _SITE))
+        requires = tuple(str(line) for line in _unpack(wheel, tree / _SITE))
         links = read_links(tree)
         outcome = apply_plan(make_plan(tree, _followed(policy)), tree)
         return Measured(
@@ -147,7 +153,7 @@ def _followed(policy: Policy) -> Policy:
     return replace(policy, profile=policy.profile.model_copy(update={"rules": rules}))
 
 
-def _unpack(wheel: Path, tree: Path) -> list[str]:
+def _unpack(wheel: Path, tree: Path) -> list[Requirement]:
     """Unpack a wheel, after a look at the disk, and return what its metadata requires."""
     try:
         with zipfile.ZipFile(wheel) as archive:

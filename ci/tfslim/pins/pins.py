@@ -143,7 +143,7 @@ def survey_and_choose(request: Request, settings: IndexSettings, ui: Ui) -> list
         surveyor = Surveyor(
             index,
             Store(request.state / "measured"),
-            request.state / "scratch",
+            request.state / "wheels",
             ui,
             excluded=[_requirement(text) for text in request.exclude],
             all_versions=request.all_versions,

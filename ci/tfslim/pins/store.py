@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -30,10 +31,22 @@ class Store:
 
     def save(self, sha256: str, key: str, measured: Measured) -> None:
         """Keep a measurement."""
-        path = self._path(sha256, key)
+        self._write(self._path(sha256, key), measured.model_dump_json().encode())
+
+    def load_metadata(self, sha256: str) -> bytes | None:
+        """Return a wheel's own metadata; None where it was not kept."""
+        with contextlib.suppress(OSError):
+            return (self._folder / f"{sha256}.metadata").read_bytes()
+        return None
+
+    def save_metadata(self, sha256: str, metadata: bytes) -> None:
+        """Keep a wheel's own metadata."""
+        self._write(self._folder / f"{sha256}.metadata", metadata)
+
+    def _write(self, path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.new")
-        aside.write_text(measured.model_dump_json(), encoding="utf-8")
+        aside = path.with_name(f".{path.name}-{os.getpid()}.new")
+        aside.write_bytes(content)
         aside.replace(path)
 
     def _path(self, sha256: str, key: str) -> Path:

@@ -10,11 +10,12 @@ from typing import Final
 from packaging.requirements import Requirement
 from pydantic import BaseModel, ConfigDict
 
-from tfslim.errors import ConfigError
+from tfslim.errors import ConfigError, NetworkError
 from tfslim.pins.candidates import cuda_requirements, short_name, shortlist
 from tfslim.pins.choice import Candidate
-from tfslim.pins.index import PackageIndex, Wheel
+from tfslim.pins.index import PackageIndex, Wheel, requires_dist
 from tfslim.pins.measure import Measured, engine_key, measure
+from tfslim.pins.scratch import own_folder
 from tfslim.pins.store import Store
 from tfslim.slim.rules import Policy
 from tfslim.ui import Step, Ui, human_bytes
@@ -72,18 +73,18 @@ class Surveyor:
     Args:
         index: Where wheels come from.
         store: What was measured before.
-        scratch: Folder for one wheel at a time, packed and unpacked.
+        folder: For one wheel at a time, packed and unpacked.
         ui: Where progress is shown.
         excluded: Versions that are not to be chosen; measured only where it is the newest.
         all_versions: Measure every version, instead of a few of each line.
-        keep_wheels: Leave the wheels in `scratch` for the next run.
+        keep_wheels: Leave the wheels in `folder` for the next run.
     """
 
     def __init__(
         self,
         index: PackageIndex,
         store: Store,
-        scratch: Path,
+        folder: Path,
         ui: Ui,
         *,
         excluded: Sequence[Requirement] = (),
@@ -92,7 +93,7 @@ class Surveyor:
     ) -> None:
         self._index = index
         self._store = store
-        self._scratch = scratch
+        self._folder = folder
         self._ui = ui
         self._excluded = excluded
         self._all_versions = all_versions
@@ -113,27 +114,39 @@ class Surveyor:
             NetworkError: The index fails.
             DiskError: There is not room enough for the largest wheel.
         """
-        self._scratch.mkdir(parents=True, exist_ok=True)
-        with self._ui.step(f"What TensorFlow {tensorflow} allows"):
-            lists = self._shortlists(tensorflow, python)
-        results = self._results([wheel for item in lists for wheel in item.measured], policies)
+        with own_folder(self._folder, "survey") as scratch:
+            with self._ui.step(f"What TensorFlow {tensorflow} allows"):
+                lists = self._shortlists(tensorflow, python, scratch)
+            wheels = [wheel for item in lists for wheel in item.measured]
+            results = self._results(wheels, policies, scratch)
         return [
             tuple(self._library(item, policy, results[engine_key(policy)]) for item in lists)
             for policy in policies
         ]
 
-    def _shortlists(self, tensorflow: str, python: str) -> list[_Shortlist]:
+    def _shortlists(self, tensorflow: str, python: str, scratch: Path) -> list[_Shortlist]:
         offered = {str(wheel.version): wheel for wheel in self._index.wheels("tensorflow")}
         if tensorflow not in offered:
             raise ConfigError(
                 f"there is no TensorFlow {tensorflow} for Python {python} on x86-64 Linux",
                 why=f"the index has {', '.join(list(offered)[-8:]) or 'none for this Python'}",
             )
-        listed = self._index.requirements(offered[tensorflow], self._scratch)
-        wanted = cuda_requirements(listed, python)
+        wanted = cuda_requirements(self._requirements(offered[tensorflow], scratch), python)
         if not wanted:
             raise ConfigError(f"TensorFlow {tensorflow} has no NVIDIA wheels to choose (and-cuda)")
         return [self._shortlist(requirement) for requirement in wanted]
+
+    def _requirements(self, wheel: Wheel, scratch: Path) -> list[Requirement]:
+        metadata = self._store.load_metadata(wheel.sha256)
+        if metadata is None:
+            metadata = self._index.metadata(wheel, scratch)
+            self._store.save_metadata(wheel.sha256, metadata)
+        try:
+            return requires_dist(metadata)
+        except ValueError as error:
+            raise NetworkError(
+                f"the metadata of {wheel.filename} cannot be read", why=str(error)
+            ) from None
 
     def _shortlist(self, requirement: Requirement) -> _Shortlist:
         wheels = shortlist(
@@ -169,7 +182,9 @@ class Surveyor:
                 return f"excluded: {wanted}"
         return ""
 
-    def _results(self, wheels: Sequence[Wheel], policies: Sequence[Policy]) -> _Results:
+    def _results(
+        self, wheels: Sequence[Wheel], policies: Sequence[Policy], scratch: Path
+    ) -> _Results:
         """Return what is known of each wheel for each policy; measure what is not known yet."""
         results: _Results = {engine_key(policy): {} for policy in policies}
         work: list[tuple[Wheel, list[Policy]]] = []
@@ -189,19 +204,19 @@ class Surveyor:
             title = f"Measure {len(work)} of {len(wheels)} wheels, {human_bytes(total)}"
             with self._ui.step(title, total) as step:
                 for wheel, unknown in work:
-                    for policy, measured in self._measure(wheel, unknown, step):
+                    for policy, measured in self._measure(wheel, unknown, scratch, step):
                         results[engine_key(policy)][wheel.sha256] = measured
                     step.advance(wheel.size or 0)
         return results
 
     def _measure(
-        self, wheel: Wheel, policies: Iterable[Policy], step: Step
+        self, wheel: Wheel, policies: Iterable[Policy], scratch: Path, step: Step
     ) -> Iterator[tuple[Policy, Measured]]:
-        path = self._index.download(wheel, self._scratch)
+        path = self._index.download(wheel, self._folder if self._keep_wheels else scratch)
         try:
             for policy in policies:
                 step.update(f"{wheel.project} {wheel.version} for {policy.targets}")
-                measured = measure(path, policy, self._scratch)
+                measured = measure(path, policy, scratch)
                 self._store.save(wheel.sha256, engine_key(policy), measured)
                 yield policy, measured
         finally:

@@ -85,7 +85,7 @@ def test_a_second_run_downloads_nothing(stocked: FakeIndex, pins: Pins) -> None:
 
 def test_wheels_are_gone_when_they_are_measured(stocked: FakeIndex, pins: Pins) -> None:
     assert pins(*LINES, "--dry-run").code == 0
-    assert list(Path(".tfslim/pins/scratch").iterdir()) == []
+    assert list(Path(".tfslim/pins/wheels").iterdir()) == []
 
 
 def test_several_sets_of_gpus_in_one_run(stocked: FakeIndex, pins: Pins) -> None:
