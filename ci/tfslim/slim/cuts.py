@@ -63,6 +63,7 @@ class FileCuts(_Data):
         host: Offset of the container that stands for all shared ones; it holds the placeholder.
         spans: Code outside containers, in file order.
         sections: Indices of sections that are dropped, ascending.
+        zstd: Whether movable containers' entries are stored with zstd where that is smaller.
         hidden: Runs of dynamic symbols that nobody outside the file can find any more, ascending.
     """
 
@@ -71,6 +72,7 @@ class FileCuts(_Data):
     host: int | None = None
     spans: tuple[Span, ...] = ()
     sections: tuple[int, ...] = ()
+    zstd: bool = False
     hidden: tuple[Run, ...] = ()
 
     @property

@@ -9,12 +9,13 @@ from typing import Final
 
 from tfslim.slim import layout, scan
 from tfslim.slim.choice import Choice, Dropped
-from tfslim.slim.cuts import FileCuts
+from tfslim.slim.cuts import ContainerCut, FileCuts
 from tfslim.slim.elf import ET_DYN, ET_EXEC, PT_INTERP, Elf, FormatRefusedError
 from tfslim.slim.exports import rebuild
-from tfslim.slim.fatbin import Kind
+from tfslim.slim.fatbin import FLAG_LZ4, Kind
 from tfslim.slim.plan import FilePlan, Note, Removal
 from tfslim.slim.rules import GpuRule, Profile
+from tfslim.slim.scan import FileScan
 from tfslim.slim.tree import TreeFile, sha256
 from tfslim.slim.unasked import Unasked
 
@@ -53,10 +54,11 @@ def plan_file(
                 draft.hide(unasked)
             if draft.cuts == FileCuts():
                 return None, tuple(draft.notes)
-            after = layout.lay_out(elf, draft.cuts).size
+            # zstd makes it smaller still; how much is known when it is done
+            after = layout.lay_out(elf, draft.cuts.model_copy(update={"zstd": False})).size
     except FormatRefusedError as refusal:
         return None, (Note(path=name, bytes=0, why=str(refusal)),)
-    if after >= item.size:
+    if after >= item.size and not draft.cuts.zstd:
         return None, tuple(draft.notes)
     planned = FilePlan(
         path=name,
@@ -123,7 +125,9 @@ class _Draft:
             return
         lto = self._rules.lto_rule(PurePosixPath(self._name))
         choice = Choice(self._elf, found, sms, keep_ptx=keep_ptx, keep_lto=lto is None)
-        if not choice.dropped:
+        zstd = self._rules.zstd_rule
+        packed = _with_lz4(found, choice.containers) if zstd is not None else []
+        if not choice.dropped and not packed:
             return
         self.cuts = self.cuts.model_copy(
             update={
@@ -131,8 +135,11 @@ class _Draft:
                 "placeholder": choice.placeholder,
                 "host": choice.host,
                 "spans": choice.spans,
+                "zstd": bool(packed),
             }
         )
+        if zstd is not None:
+            self.removals += _summed(zstd.id, packed)
         by_rule: defaultdict[str, list[Dropped]] = defaultdict(list)
         for piece in choice.dropped:
             by_rule[lto.id if lto and piece[0] == Kind.LTO.label else rule.id].append(piece)
@@ -155,6 +162,19 @@ class _Draft:
             count = sum(count for _, count in unasked.symbols)
             removal = Removal(rule=rule.id, what="exported name", count=count, bytes=unasked.bytes)
             self.removals.append(removal)
+
+
+def _with_lz4(found: FileScan, cuts: Iterable[ContainerCut]) -> list[Dropped]:
+    """Return the code that stays, may move, and is stored with LZ4, with 0 bytes saved for now."""
+    containers = {item.container.offset: item for item in found.found}
+    return [
+        (f"LZ4 of {entry.kind.label}", entry.sm, item.region, 0)
+        for cut in cuts
+        if cut.movable
+        for item in (containers[cut.offset],)
+        for entry in (item.container.entries[index] for index in cut.keep)
+        if entry.flags & FLAG_LZ4 and entry.kind is not Kind.LTO
+    ]
 
 
 def _unmappable(elf: Elf) -> str:

@@ -11,7 +11,7 @@ import enum
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol, overload
+from typing import Final, NamedTuple, Protocol, overload
 
 import zstandard
 
@@ -24,6 +24,7 @@ __all__ = [
     "ZSTD_MAGIC",
     "Container",
     "Entry",
+    "EntryHeader",
     "Kind",
     "cubin_sm",
     "framed_cubin_sm",
@@ -159,6 +160,54 @@ class Container:
         return self.offset + self.size
 
 
+class EntryHeader(NamedTuple):
+    """The fixed part of an entry's header, field by field; sizes in bytes.
+
+    Attributes:
+        kind: See `Kind`.
+        version: Always 0x0101.
+        header: Size of the whole header.
+        payload: Size of what follows, padding included.
+        packed: Size of the payload without padding; 0 where it is not compressed.
+        extra: Offset of the compiler's options in the header.
+        minor, major: Version of the code's own format.
+        sm: Compute capability.
+        name_at, name_size: Where the header holds the source's name.
+        flags: See the FLAG_ constants.
+        unknown: Always 0 in what was seen.
+        expanded: Size of the payload when it is expanded.
+    """
+
+    kind: int
+    version: int
+    header: int
+    payload: int
+    packed: int
+    extra: int
+    minor: int
+    major: int
+    sm: int
+    name_at: int
+    name_size: int
+    flags: int
+    unknown: int
+    expanded: int
+
+    @staticmethod
+    def size() -> int:
+        """Bytes of the fixed part."""
+        return _ENTRY_HEADER.size
+
+    @classmethod
+    def read(cls, data: Buffer, offset: int) -> EntryHeader:
+        """Read the header at an offset, unchecked."""
+        return cls(*_ENTRY_HEADER.unpack(data[offset : offset + _ENTRY_HEADER.size]))
+
+    def pack(self) -> bytes:
+        """Return its bytes."""
+        return _ENTRY_HEADER.pack(*self)
+
+
 def parse_container(data: Buffer, offset: int, limit: int) -> Container:
     """Read the container at an offset, walking every entry to the container's exact end.
 
@@ -197,21 +246,20 @@ def parse_container(data: Buffer, offset: int, limit: int) -> Container:
 def _parse_entry(data: Buffer, at: int, end: int) -> Entry:
     if at + _ENTRY_HEADER.size > end:
         raise FormatRefusedError("an entry's header is cut off")
-    (kind, version, header, payload, packed, _, _, _, sm, name_at, name_size, flags, _, _) = (
-        _ENTRY_HEADER.unpack(data[at : at + _ENTRY_HEADER.size])
-    )
-    if version != _ENTRY_VERSION:
-        raise FormatRefusedError(f"entry version {version:#x}")
-    if kind not in Kind.__members__.values():
-        raise FormatRefusedError(f"entry kind {kind}")
+    head = EntryHeader.read(data, at)
+    header, payload, packed, flags = head.header, head.payload, head.packed, head.flags
+    if head.version != _ENTRY_VERSION:
+        raise FormatRefusedError(f"entry version {head.version:#x}")
+    if head.kind not in Kind.__members__.values():
+        raise FormatRefusedError(f"entry kind {head.kind}")
     if header < _ENTRY_HEADER.size or header > _ENTRY_HEADER_MAX or header % 8 or payload % 8:
         raise FormatRefusedError(f"entry header of {header}, payload of {payload} bytes")
     if at + header + payload > end:
         raise FormatRefusedError("an entry reaches past its container")
-    if packed > payload or (name_size and name_at + name_size > header):
+    if packed > payload or (head.name_size and head.name_at + head.name_size > header):
         raise FormatRefusedError("an entry's lengths contradict each other")
-    _check_flags(flags, sm, packed=packed)
-    return Entry(at, header + payload, Kind(kind), sm, flags, header)
+    _check_flags(flags, head.sm, packed=packed)
+    return Entry(at, header + payload, Kind(head.kind), head.sm, flags, header)
 
 
 def _check_flags(flags: int, sm: int, *, packed: int) -> None:

@@ -9,7 +9,7 @@ file, and the segment around them is split so that the loader supplies the zeros
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -37,6 +37,7 @@ from tfslim.slim.elf import (
 from tfslim.slim.exports import Tables, rebuild
 from tfslim.slim.fatbin import Container, Entry
 from tfslim.slim.pieces import Piece, overlay, without
+from tfslim.slim.recompress import with_zstd
 
 __all__ = ["MAX_HOLES", "MIN_HOLE", "Layout", "Piece", "lay_out", "strip_refusal"]
 
@@ -51,7 +52,15 @@ _SHF_INFO_LINK: Final = 0x40
 _SHT_RELOCATIONS: Final = (4, 9)
 
 
-_Kept = tuple[Container, ContainerCut, tuple[Entry, ...]]
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """An entry as it will be stored: its bytes, or where the original has them."""
+
+    size: int
+    source: int | bytes
+
+
+_Kept = tuple[Container, ContainerCut, tuple[_Stored, ...]]
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,10 @@ def _edit(elf: Elf, cuts: FileCuts) -> tuple[list[Piece], dict[int, int]]:
         if before.end > after.offset:
             raise FormatRefusedError("containers overlap or are not in order")
     placeholder = _placeholder(elf, cuts)
-    kept = [(container, cut, _kept(container, cut, placeholder)) for container, cut in chosen]
+    kept = [
+        (container, cut, tuple(_stored(elf, cuts, cut, _kept(container, cut, placeholder))))
+        for container, cut in chosen
+    ]
     edits: list[Piece] = []
     placed: dict[int, int] = {}
     for zone in _zones(elf, kept):
@@ -153,14 +165,25 @@ def _kept(container: Container, cut: ContainerCut, placeholder: Entry | None) ->
     return (placeholder,)
 
 
-def _written_at(at: int, entries: Sequence[Entry]) -> list[Piece]:
+def _stored(
+    elf: Elf, cuts: FileCuts, cut: ContainerCut, entries: Iterable[Entry]
+) -> Iterator[_Stored]:
+    """Yield entries as they will be stored: where containers are packed, with zstd if asked."""
+    for entry in entries:
+        smaller = with_zstd(elf.data, entry) if cuts.zstd and cut.movable else None
+        yield (
+            _Stored(entry.size, entry.offset) if smaller is None else _Stored(len(smaller), smaller)
+        )
+
+
+def _written_at(at: int, entries: Sequence[_Stored]) -> list[Piece]:
     """Return a container of the entries, at an offset."""
     if not entries:
         return []
     header = fatbin.pack_container_header(sum(entry.size for entry in entries))
     pieces = [Piece(at, len(header), header)]
     for entry in entries:
-        pieces.append(Piece(pieces[-1].end, entry.size, entry.offset))
+        pieces.append(Piece(pieces[-1].end, entry.size, entry.source))
     return pieces
 
 

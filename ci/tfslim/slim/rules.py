@@ -39,6 +39,7 @@ __all__ = [
     "Rule",
     "SectionRule",
     "UnreachedRule",
+    "ZstdRule",
     "load_profile",
     "make_policy",
     "profile_names",
@@ -316,6 +317,19 @@ class LtoRule(_Rule):
         return _matches(path, self.files)
 
 
+class ZstdRule(_Rule):
+    """Stores GPU code with zstd in place of LZ4.
+
+    Attributes:
+        cuda: CUDA version of the oldest driver that reads it, as NVML gives it (12080 for 12.8).
+        driver: That driver's version.
+    """
+
+    removes: Literal["lz4"]
+    cuda: int
+    driver: str
+
+
 class GpuRule(_Rule):
     """Removes GPU code that no target needs."""
 
@@ -333,6 +347,7 @@ Rule = Annotated[
     | UnreachedRule
     | ExportRule
     | LtoRule
+    | ZstdRule
     | GpuRule
     | GuardRule,
     Field(discriminator="removes"),
@@ -403,6 +418,11 @@ class Profile(BaseModel):
         """Return the rule by which a library's LTO-IR may go, where there is one."""
         rules = (rule for rule in self.rules if isinstance(rule, LtoRule))
         return next((rule for rule in rules if rule.matches(path)), None)
+
+    @property
+    def zstd_rule(self) -> ZstdRule | None:
+        """The rule that stores GPU code with zstd, where the profile has one."""
+        return next((rule for rule in self.rules if isinstance(rule, ZstdRule)), None)
 
     @property
     def gpu_rule(self) -> GpuRule | None:

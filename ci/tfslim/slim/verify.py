@@ -32,7 +32,8 @@ from tfslim.slim.elf import (
     Segment,
     all_zero,
 )
-from tfslim.slim.fatbin import Container
+from tfslim.slim.fatbin import Container, Entry, EntryHeader
+from tfslim.slim.recompress import expanded
 from tfslim.slim.verify_exports import LinkProof
 
 __all__ = ["verify_file"]
@@ -48,16 +49,13 @@ class _Placed:
 
     Attributes:
         address: Address of its header in the new file.
-        entries: Expected entries, as (offset, size) in the original.
+        end: Address just after its last entry there.
+        entries: Expected entries, as the original has them.
     """
 
     address: int
-    entries: tuple[Range, ...]
-
-    @property
-    def end(self) -> int:
-        """Address just after its last entry."""
-        return self.address + fatbin.CONTAINER_HEADER.size + sum(size for _, size in self.entries)
+    end: int
+    entries: tuple[Entry, ...]
 
 
 def verify_file(original: Path, candidate: Path, cuts: FileCuts) -> list[str]:
@@ -209,14 +207,22 @@ class _Proof:
             address = self._old.to_address(cut.offset) or 0
             entries = self._expected(cut)
             if entries:
-                yield _Placed(moved.get(address, address), entries)
+                place = moved.get(address, address)
+                yield _Placed(place, place + self._size_at(place), entries)
+
+    def _size_at(self, address: int) -> int:
+        """Return the bytes of the new file's container at an address; 0 where there is none."""
+        try:
+            return self._read_new(address).size
+        except FormatRefusedError:
+            return 0
 
     def _container(self, offset: int) -> Container:
         section = self._old.section_of(offset)
         limit = section.file_end if section else self._old.size
         return fatbin.parse_container(self._old.data, offset, limit)
 
-    def _expected(self, cut: ContainerCut) -> tuple[Range, ...]:
+    def _expected(self, cut: ContainerCut) -> tuple[Entry, ...]:
         """Return where the original has the entries that a container's users must now find."""
         if cut.empty == "zero":
             return ()
@@ -225,7 +231,7 @@ class _Proof:
             held = self._cuts.placeholder
             source = ContainerCut(offset=held.container, keep=(held.entry,))
         entries = self._container(source.offset).entries
-        return tuple((entries[index].offset, entries[index].size) for index in source.keep)
+        return tuple(entries[index] for index in source.keep)
 
     def _containers(self, placed: Iterable[_Placed]) -> Iterator[str]:
         """Every container reads, as the driver would read it, as exactly what was to stay."""
@@ -236,10 +242,34 @@ class _Proof:
                 yield f"the container at {item.address:#x}: {refusal}"
                 continue
             if len(found) != len(item.entries) or not all(
-                _same_bytes((self._new, entry.offset, entry.size), (self._old, at, size))
-                for entry, (at, size) in zip(found, item.entries, strict=True)
+                self._is_same(before, after)
+                for before, after in zip(item.entries, found, strict=True)
             ):
                 yield f"the container at {item.address:#x} holds something else"
+
+    def _is_same(self, before: Entry, after: Entry) -> bool:
+        """True for the same bytes; or, with zstd, for the same code under the same header."""
+        if _same_bytes(
+            (self._old, before.offset, before.size), (self._new, after.offset, after.size)
+        ):
+            return True
+        if not self._cuts.zstd or not after.flags & fatbin.FLAG_ZSTD:
+            return False
+        heads = (
+            EntryHeader.read(elf.data, entry.offset)._replace(payload=0, packed=0, flags=0)
+            for elf, entry in ((self._old, before), (self._new, after))
+        )
+        rests = (
+            elf.data[entry.offset + EntryHeader.size() : entry.offset + entry.header]
+            for elf, entry in ((self._old, before), (self._new, after))
+        )
+        compression = fatbin.FLAG_LZ4 | fatbin.FLAG_ZSTD
+        return (
+            before.flags & ~compression == after.flags & ~compression
+            and len({*heads}) == 1
+            and len({*rests}) == 1
+            and expanded(self._old.data, before) == expanded(self._new.data, after)
+        )
 
     def _read_new(self, address: int) -> Container:
         offset = self._new.to_offset(address)

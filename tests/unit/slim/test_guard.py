@@ -34,7 +34,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def make(tree: Path, arch: str = "90", profile: str = "arch", *keep: str) -> None:
+def make(
+    tree: Path, arch: str = "90", profile: str = "arch", *keep: str, also: tuple[str, ...] = ()
+) -> None:
     """Slim a tree that holds a TensorFlow and a CUDA runtime."""
     if not (tree / SITE).exists():
         install(
@@ -49,7 +51,7 @@ def make(tree: Path, arch: str = "90", profile: str = "arch", *keep: str) -> Non
         runtime = tree / SITE / "nvidia" / "cuda_runtime" / "lib" / "libcudart.so.12"
         runtime.parent.mkdir(parents=True)
         runtime.write_text("native")
-    policy = make_policy(profile, parse_targets(arch), keep=keep)
+    policy = make_policy(profile, parse_targets(arch), keep=keep, also=also)
     apply_plan(make_plan(tree, policy), tree)
 
 
@@ -164,6 +166,16 @@ def test_a_driver_that_is_too_old(tmp_path: Path, driver: str) -> None:
     assert "driver 520.61.05 is for CUDA 11.8" in error
     assert run(tmp_path, driver, FAKE_CUDA="12000", FAKE_DRIVER="525.60.13") == COMPUTES
     assert run(tmp_path, driver, FAKE_CUDA="13000", FAKE_DRIVER="580.65.06") == COMPUTES
+
+
+def test_code_stored_with_zstd_needs_a_driver_that_reads_it(tmp_path: Path, driver: str) -> None:
+    make(tmp_path, also=("zstd",))
+    status, out, error = run(tmp_path, driver, FAKE_CUDA="12070", FAKE_DRIVER="565.57.01")
+    assert (status, out) == (78, "")
+    assert "with zstd, for driver 570.26 or newer; driver 565.57.01 is older" in error
+    assert run(tmp_path, driver, FAKE_CUDA="12080", FAKE_DRIVER="570.26") == COMPUTES
+    make(tmp_path)  # what was stored so stays so
+    assert run(tmp_path, driver, FAKE_CUDA="12070", FAKE_DRIVER="565.57.01")[0] == 78
 
 
 def test_without_a_driver_nothing_is_said(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ def _data(
     """Return what the guard must know of a tree."""
     majors = [int(m["major"]) for name in there if (m := _CUDA_RUNTIME.search(name))]
     cuda = min(majors, default=0)
+    zstd = policy.profile.zstd_rule
     gone = _gone(planned, "delete")
     used = {removal.rule for plan in planned for removal in plan.removals}
     return {
@@ -86,6 +87,7 @@ def _data(
         "ptx": policy.keep_ptx,
         "cuda": cuda,
         "driver": _drivers().get(cuda, ""),
+        "zstd": {"cuda": zstd.cuda, "driver": zstd.driver} if zstd else {},
         "rules": {
             rule.id: {"keep": rule.keep, "why": rule.why, "breaks": rule.breaks}
             for rule in policy.profile.rules
@@ -172,6 +174,7 @@ def _merged(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         **now,
         "served": [sm for sm in now["served"] if sm in served],
         "ptx": now["ptx"] and earlier.get("ptx", True),
+        "zstd": now["zstd"] or earlier.get("zstd", {}),
         **{key: {**earlier.get(key, {}), **now[key]} for key in _MAPPINGS},
     }
     return {**merged, "modules": _outermost(merged["modules"])}

@@ -114,6 +114,12 @@ def judge(known: dict[str, Any], machine: Machine) -> tuple[str, bool]:
             f"this image needs a driver for CUDA {cuda} ({known['driver']} or newer); driver "
             f"{machine.driver} is for CUDA {version}: update the driver"
         ), True
+    zstd = known.get("zstd")
+    if machine.gpus and zstd and machine.cuda < zstd["cuda"]:
+        return (
+            f"this image stores GPU code with zstd, for driver {zstd['driver']} or newer; driver "
+            f"{machine.driver} is older: update it, or slim without --also zstd"
+        ), True
     seen = visible(machine.gpus)
     other = [gpu for gpu in seen if not serves(known["served"], known["ptx"], gpu.sm)]
     if not other or not known["served"]:
