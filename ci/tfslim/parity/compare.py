@@ -85,7 +85,7 @@ def compare_model(
         return _without_answers(name, stock, slim)
     sides = _Sides(stock, slim, again if isinstance(again, ModelResult) else None)
     calls = [_compare_call(mode, rule, sides, key) for key in _all_keys(stock, slim)]
-    notes = tuple(dict.fromkeys((*stock.notes, *slim.notes)))
+    notes = tuple(dict.fromkeys((*stock.notes, *slim.notes, *_indifferent(stock))))
     return ModelVerdict(name=name, notes=notes, calls=tuple(calls), **_model_outcome(calls))
 
 
@@ -98,6 +98,21 @@ def _without_answers(name: str, stock: Answers, slim: Answers) -> ModelVerdict:
     ]
     outcome: Any = "inconclusive" if len(said) == 2 else "failed"
     return ModelVerdict(name=name, outcome=outcome, reason="\n".join(said))
+
+
+def _indifferent(stock: ModelResult) -> Iterator[str]:
+    """Yield a note on each signature that gave one answer to different inputs of the same shape."""
+    runs = [call for call in stock.calls.values() if call.kind == "run" and call.outputs]
+    for signature in sorted({call.signature for call in runs}):
+        answers: dict[object, set[object]] = {}
+        inputs: dict[object, set[object]] = {}
+        for call in (call for call in runs if call.signature == signature):
+            shapes = tuple(value.shape for value in call.inputs.values())
+            inputs.setdefault(shapes, set()).add(tuple(map(str, call.inputs.values())))
+            answers.setdefault(shapes, set()).add(tuple(out.sha256 for out in call.outputs))
+        asked = any(len(given) > 1 for given in inputs.values())
+        if asked and all(len(given) == 1 for given in answers.values()):
+            yield f"{signature}: one answer to all inputs, so it shows little; give others: --input"
 
 
 def _all_keys(stock: ModelResult, slim: ModelResult) -> Iterable[tuple[str, str, str]]:

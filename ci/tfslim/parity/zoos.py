@@ -27,7 +27,7 @@ def zoo_models(target: Target, cache_dir: Path, ui: Ui) -> list[str]:
 
     Args:
         target: Makes them where they are not there yet.
-        cache_dir: Keeps them, in a folder for each TensorFlow version and each zoo.py.
+        cache_dir: Keeps them, in a folder for each version of TensorFlow, Keras and zoo.py.
         ui: Shows progress.
 
     Raises:
@@ -40,7 +40,7 @@ def zoo_models(target: Target, cache_dir: Path, ui: Ui) -> list[str]:
         version = re.sub(r"[^\w.+-]", "", "".join(said)) or "unknown"
         place = cache_dir / f"{version}-{digest}"
         if not place.is_dir():
-            with ui.step(f"zoo: {target.name} makes models for TensorFlow {version}") as step:
+            with ui.step(f"zoo: {target.name} makes models for {version}") as step:
                 _run(target, job.folder, ["zoo.py", "out/zoo"], step.update)
                 _keep(job.folder / "out" / "zoo", place)
     return [str(path) for path in sorted(place.iterdir())]

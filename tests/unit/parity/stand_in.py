@@ -50,7 +50,7 @@ def answer(name: str, plan: dict[str, object], out: Path, inputs: list[str]) -> 
 
 def make_zoo(out: str) -> None:
     if out == "--version":
-        sys.stdout.write("zoo: 2.21.0\n")
+        sys.stdout.write("zoo: tensorflow2.21.0\n")
         return
     for name in ("bear", "lion"):
         (Path(out) / name / "variables").mkdir(parents=True)

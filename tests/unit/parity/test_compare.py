@@ -256,3 +256,18 @@ def test_environments_that_differ_are_named() -> None:
     slim = Environment.model_validate(ENVIRONMENT | {"numpy": "1.26"})
     lines = list(compare_environments({"gpu": stock}, {"gpu": slim}))
     assert lines == ["numpy (gpu): 2.0.0 against 1.26", "gpus (gpu): H200 against none"]
+
+
+def test_a_model_that_answers_the_same_to_all_is_told(read: Any) -> None:
+    def answers(*values: float) -> Answers:
+        made = Answers()
+        for seed, value in enumerate(values):
+            made.run(case=f"seed {seed}", x=[value])
+            made.calls[-1]["inputs"] = {"a": {"dtype": "int32", "shape": [1], "sha256": str(seed)}}
+        return made
+
+    flat = compare(read, answers(0.5, 0.5), answers(0.5, 0.5))
+    assert (flat.outcome, len(flat.notes)) == ("passed", 1)
+    assert "one answer to all inputs" in flat.notes[0]
+    assert not compare(read, answers(0.5, 0.6), answers(0.5, 0.6)).notes
+    assert not compare(read, answers(0.5), answers(0.5)).notes
