@@ -36,6 +36,7 @@ from tfslim.plan import Build, disk_bytes, make_plan, matrix
 from tfslim.report import render
 from tfslim.report.record import RunRecord, broken_budgets
 from tfslim.slim.rules import Margin, profile_names
+from tfslim.slim.rules_text import rules_markdown
 from tfslim.slim.trace import Trace
 from tfslim.ui import Ui, human_bytes
 
@@ -561,6 +562,12 @@ def engine_status(common: _Common) -> None:
 @cli.group("config")
 def config_group() -> None:
     """The configuration file."""
+
+
+@cli.command("rules")
+def rules_verb() -> None:
+    """Print what each slim profile takes out, why, and at what risk, as Markdown."""
+    click.echo(rules_markdown())
 
 
 @config_group.command("schema")

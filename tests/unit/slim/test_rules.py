@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import pytest
 
 from tfslim.errors import ConfigError
 from tfslim.slim.rules import load_profile, profile_names
+from tfslim.slim.rules_text import rules_markdown
 
 
 def test_the_ladder() -> None:
@@ -74,3 +75,19 @@ def test_windows_launchers_go() -> None:
     (rule,) = load_profile("safe").file_rules
     assert rule.matches(PurePosixPath("lib/site-packages/pip/_vendor/distlib/t64.exe"))
     assert rule.matches(PurePosixPath("setuptools/cli-64.exe"))
+
+
+def test_the_document_of_the_rules_is_up_to_date() -> None:
+    committed = Path(__file__).parents[3] / "docs" / "rules.md"
+    assert committed.read_text().rstrip() == rules_markdown().rstrip(), (
+        "run: tfslim rules > docs/rules.md"
+    )
+
+
+def test_the_document_names_every_rule_and_how_to_keep_it() -> None:
+    text = rules_markdown()
+    for name in profile_names():
+        for rule in load_profile(name).rules:
+            assert f"### {rule.id}\n" in text
+            assert f"`{rule.keep}` |" in text
+            assert rule.why in text
