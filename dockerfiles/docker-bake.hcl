@@ -20,7 +20,7 @@ variable "TRAINING_EXTRAS" { default = "tensorboard>=2.19,<3" }
 variable "LOCK" { default = "tensorflow-2.21.0-py3.13-sm90.txt" }
 variable "CUDA_ARCHS" { default = "90" }
 variable "SLIM_PROFILE" { default = "arch" }
-variable "KEEP" { default = "" }
+variable "SLIM_OPTIONS" { default = "" }
 variable "TRACE" { default = "" }
 variable "BYTECODE" { default = "unchecked" }
 variable "GATE" { default = "on" }
@@ -104,12 +104,12 @@ target "inference" {
   contexts = { tfslim = ".", locks = "dockerfiles/locks", traces = "dockerfiles/traces" }
   context  = "dockerfiles/inference"
   args = {
-    PYTHON     = PYTHON
-    LOCK       = LOCK
-    CUDA_ARCHS = CUDA_ARCHS
-    KEEP       = KEEP
-    BYTECODE   = BYTECODE
-    GATE       = GATE
+    PYTHON       = PYTHON
+    LOCK         = LOCK
+    CUDA_ARCHS   = CUDA_ARCHS
+    SLIM_OPTIONS = SLIM_OPTIONS
+    BYTECODE     = BYTECODE
+    GATE         = GATE
   }
   tags   = ["${REPOSITORY}/inference:${TAG}"]
   labels = { "io.tfslim.variant" = "inference", "io.tfslim.profile" = "inference" }

@@ -206,6 +206,10 @@ class Config(_Section):
         description="What slimming leaves in after all, by the word that `tfslim slim --explain` "
         "gives for each rule.",
     )
+    also: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+$")], ...] = Field(
+        (),
+        description="Optional rules that inference and workload follow, too, by the same words.",
+    )
     trace: Path | None = Field(
         None,
         description="What the models of workload reach, made with `tfslim trace`; without it, "

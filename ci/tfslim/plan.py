@@ -150,7 +150,7 @@ def _build(config: Config, variant: VariantName) -> Build:
             ),
             "CUDA_ARCHS": ",".join(arch.replace(".", "") for arch in config.cuda_archs),
             "SLIM_PROFILE": config.slim,
-            "KEEP": " ".join(_kept(config, made.profile)),
+            "SLIM_OPTIONS": " ".join(_slim_options(config, made.profile)),
             "LOCK": lock.name if lock else "",
             "TRACE": config.trace.name if config.trace else "",
             "BYTECODE": config.bytecode,
@@ -170,10 +170,15 @@ def lock_file(config: Config) -> Path | None:
     return find_lock(config.tensorflow, config.python, config.cuda_archs)
 
 
-def _kept(config: Config, profile: str | None) -> list[str]:
-    """Return the words of `keep` that a variant's own profile has rules for."""
+def _slim_options(config: Config, profile: str | None) -> list[str]:
+    """Return `keep` and `also` as options, as far as a variant's own profile has such rules."""
     known = load_profile(profile).keep_names if profile else ()
-    return [word for word in config.keep if word in known]
+    return [
+        f"--{option}={word}"
+        for option, words in (("keep", config.keep), ("also", config.also))
+        for word in words
+        if word in known
+    ]
 
 
 def _base_name(config: Config, role: BaseRole) -> str:
@@ -216,11 +221,11 @@ def _check_paths(config: Config) -> None:
 
 
 def _check_words(config: Config) -> None:
-    """Refuse a word of `keep` that no profile has; each profile holds the rules of those before."""
+    """Refuse words for rules that no profile has; each profile holds the rules of those before."""
     known = load_profile("workload").keep_names
-    for word in config.keep:
+    for key, word in [("keep", w) for w in config.keep] + [("also", w) for w in config.also]:
         if word not in known:
             raise ConfigError(
-                f"keep: no rule is called {word!r}{nearest(word, known)}",
+                f"{key}: no rule is called {word!r}{nearest(word, known)}",
                 why=f"the words are: {', '.join(known)}",
             )

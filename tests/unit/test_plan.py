@@ -160,14 +160,22 @@ def test_a_lock_or_trace_of_ones_own_is_named_by_its_path(tmp_path: Path) -> Non
 
 
 def test_what_is_kept_goes_to_the_profiles_that_have_a_rule_for_it() -> None:
-    builds = plan("approach-b", "inference", "workload", keep=("unreached", "profiler"))
-    kept = {build.variant: build.variables["KEEP"] for build in builds}
-    assert kept == {"approach-b": "", "inference": "profiler", "workload": "unreached profiler"}
+    builds = plan(
+        "approach-b", "inference", "workload", keep=("unreached", "profiler"), also=("zstd",)
+    )
+    options = {build.variant: build.variables["SLIM_OPTIONS"] for build in builds}
+    assert options == {
+        "approach-b": "",
+        "inference": "--keep=profiler --also=zstd",
+        "workload": "--keep=unreached --keep=profiler --also=zstd",
+    }
 
 
 def test_a_word_that_no_rule_has_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'profiler'"):
         plan("inference", keep=("profilers",))
+    with pytest.raises(ConfigError, match="also: no rule is called 'zstdd'"):
+        plan("inference", also=("zstdd",))
 
 
 def test_workload_and_debug_are_built_when_asked_for() -> None:
