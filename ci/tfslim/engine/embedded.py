@@ -320,7 +320,15 @@ def _daemon_settings(home: Home) -> dict[str, object]:
         "ip-masq": False,
         "ip-forward": False,
         "features": {"containerd-snapshotter": True, "cdi": True},
+        # BuildKit's own limit is a tenth of the disk: less than the environments that variants
+        # share, which would then be installed again for each.
+        "builder": {"gc": {"enabled": True, "defaultKeepStorage": _cache_limit(home.path)}},
     }
+
+
+def _cache_limit(folder: Path) -> str:
+    """Return what the build cache may hold: half of the disk. Runs make room when it is tight."""
+    return f"{shutil.disk_usage(folder).total // 2}B"
 
 
 def _stop(home: Home) -> None:

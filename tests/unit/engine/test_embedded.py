@@ -85,6 +85,7 @@ def test_daemon_leaves_the_machines_network_alone(ui: Ui, home: Home, tmp_path: 
     embedded.up(ui, home)
     settings = json.loads((home.path / "daemon.json").read_text())
     assert settings["features"]["containerd-snapshotter"]
+    assert settings["builder"]["gc"]["defaultKeepStorage"].endswith("B")
     for key in ("iptables", "ip6tables", "ip-masq", "ip-forward"):
         assert settings[key] is False
     assert settings["bridge"] == home.bridge != "docker0"
