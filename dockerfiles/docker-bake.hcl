@@ -101,7 +101,12 @@ target "training" {
 
 target "inference" {
   inherits = ["_common"]
-  contexts = { tfslim = ".", locks = "dockerfiles/locks", traces = "dockerfiles/traces" }
+  contexts = {
+    tfslim = "."
+    locks  = "dockerfiles/locks"
+    traces = "dockerfiles/traces"
+    trial  = MODEL
+  }
   context  = "dockerfiles/inference"
   args = {
     PYTHON       = PYTHON

@@ -77,7 +77,7 @@ class Line:
         chosen = self._builds if builds is None else builds
         served = self._served  # a wrong path is told before anything is set up
         self._check_disk(chosen)
-        return self._bake(chosen, served.baked)
+        return self._bake(chosen, served)
 
     def bench(self) -> RunRecord:
         """Build, inspect and measure everything; return the record of it.
@@ -138,13 +138,15 @@ class Line:
             ui=self._ui,
         )
 
-    def _bake(self, builds: Sequence[Build], model: Path | None) -> list[BuiltImage]:
+    def _bake(self, builds: Sequence[Build], served: _Served | None) -> list[BuiltImage]:
+        """Build images; without a model where there is none yet."""
         return build_images(
             self.engine,
             builds,
             config=self._config,
             bases=self.bases,
-            model=model,
+            model=served.baked if served else None,
+            trial=(served.baked or served.mounted) if served else None,
             logs=_STATE / "logs",
             ui=self._ui,
         )
@@ -174,7 +176,12 @@ class Line:
 
     def _make_mobilenet(self, cache: Path) -> None:
         """Generate the model inside an image of ours, which has TensorFlow; build it first."""
-        build = self._builds[0]
+        build = next((b for b in self._builds if b.variant != "workload"), None)
+        if build is None:
+            raise ModelError(
+                "demo:mobilenet is made inside an image, and workload is made for a model",
+                way_out="Name another variant, too: tfslim build inference workload",
+            )
         self._check_disk([build])
         self._bake([build], None)
         cache.mkdir(parents=True, exist_ok=True)

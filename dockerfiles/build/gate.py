@@ -1,10 +1,13 @@
 """Let an image pass only if it answers as its packages did before slimming. Runs inside of it.
 
-check_cuda.py asks for every CUDA library; `tfslim verify` then runs models through the environment
-as it was installed (/stock) and the one of this image (/opt/venv): for any model a zoo of many
-kinds, and always the model at /model, where there is one. What was compared goes into the image.
+    zoo     asks for every CUDA library (check_cuda.py), then compares a zoo of models of many
+            kinds; an image for one model serves no others, and is not asked
+    model   compares the model at /model
 
-Usage: PROFILE=inference|workload GATE=on|off python gate.py OUT
+Compared are the environment as it was installed (/stock) and the one of this image (/opt/venv).
+What was compared goes into the image, without times, so that equal images stay equal.
+
+Usage: PROFILE=inference|workload GATE=on|off python gate.py zoo|model OUT
 """
 
 from __future__ import annotations
@@ -13,59 +16,61 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 STOCK, SLIM = "/stock", "/opt/venv"
 TFSLIM = "/opt/tfslim/bin/tfslim"
 MODEL = Path("/model")
-RECORD = "usr/share/tfslim/gate.json"
+VERDICT = Path("verdict.json")
 OFF = """\
 gate: ##########################################################
 gate: GATE=off: nothing shows that this image answers as before.
 gate: ##########################################################"""
 
 
-def comparisons(profile: str) -> Iterator[list[str]]:
-    """Yield the options of each `tfslim verify`."""
-    if profile != "workload":
-        yield []  # the zoo
-    if any(MODEL.rglob("saved_model.pb")):
-        yield ["--model", str(MODEL)]
+def run(*command: str | Path) -> None:
+    """Run a check; one that fails ends the build."""
+    if subprocess.run(list(map(str, command)), check=False).returncode:
+        sys.exit("gate: failed: there will be no image")
 
 
-def compare(options: list[str], verdict: Path) -> dict[str, Any]:
-    """Run one comparison; return what was compared, or end the build."""
-    command = [TFSLIM, "verify", STOCK, SLIM, "--gpu", "off", "--output", str(verdict), *options]
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        sys.exit("gate: failed: this image is not finished")
-    said = json.loads(verdict.read_text(encoding="utf-8"))
-    return {
-        "outcome": said["outcome"],
-        "tfslim": said["tfslim"],
-        "models": {model["name"]: model["outcome"] for model in said["models"]},
-        "unseen": said["unseen"],
-    }
+def compare(*options: str | Path) -> dict[str, Any]:
+    """Compare by `tfslim verify` and return what was compared."""
+    run(TFSLIM, "verify", STOCK, SLIM, "--gpu", "off", "--output", VERDICT, *options)
+    said = json.loads(VERDICT.read_text(encoding="utf-8"))
+    models = {model["name"]: model["outcome"] for model in said["models"]}
+    return {"outcome": said["outcome"], "tfslim": said["tfslim"], "models": models}
+
+
+def zoo(profile: str, *, on: bool) -> dict[str, Any]:
+    """Check the libraries, and the zoo in an image for any model."""
+    run(sys.executable, Path(__file__).with_name("check_cuda.py"))
+    if profile == "workload":
+        return {"outcome": "not asked", "why": "this image is for one model"}
+    return compare() if on else {"outcome": "off"}
+
+
+def model(profile: str, *, on: bool) -> dict[str, Any]:
+    """Compare the model that the image is tried with."""
+    if not on:
+        print(OFF, flush=True)
+        return {"outcome": "off"}
+    if not any(path.suffix in (".pb", ".keras") for path in MODEL.rglob("*")):
+        if profile == "workload":
+            sys.exit("gate: there is no model to try, and an image for one model needs it")
+        return {"outcome": "not asked", "why": "there was no model"}
+    return compare("--model", MODEL)
 
 
 def main() -> None:
-    """Check, compare and leave a record without times, so that equal images stay equal."""
-    checked = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("check_cuda.py"))], check=False
-    )
-    if checked.returncode:
-        sys.exit(checked.returncode)
-    if os.environ["GATE"] == "on":
-        options = comparisons(os.environ["PROFILE"])
-        record: Any = [compare(each, Path("verdict.json")) for each in options]
-    else:
-        print(OFF, flush=True)
-        record = "off"
-    out = Path(sys.argv[1], RECORD)
-    out.parent.mkdir(parents=True)
-    out.write_text(json.dumps({"gate": record}, indent=1) + "\n", encoding="utf-8")
+    """Do one of the two, and leave its record."""
+    what, out = sys.argv[1], Path(sys.argv[2], "usr/share/tfslim")
+    check = {"zoo": zoo, "model": model}[what]
+    record = check(os.environ["PROFILE"], on=os.environ["GATE"] != "off")
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(record, indent=1) + "\n"
+    (out / f"gate-{what}.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

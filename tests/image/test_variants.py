@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.image
 
+OURS = ("approach-a", "approach-b", "training", "inference", "workload")
+MINIMAL = ("inference", "workload")
 LIST_GPUS = "import tensorflow as tf; print('GPUS', len(tf.config.list_physical_devices('GPU')))"
 
 
@@ -71,13 +73,13 @@ def test_it_logs_its_own_phases(service: Service) -> None:
 
 
 def test_it_does_not_run_as_root(service: Service, variant: str) -> None:
-    only(variant, "approach-a", "approach-b", "training", "inference")
-    uid = service.container.exec_run(["id", "-u"]).output.decode().strip()
-    assert uid == "10001"
+    only(variant, *OURS)
+    whoami = ["python", "-c", "import os; print(os.getuid(), os.getgid())"]
+    assert service.container.exec_run(whoami).output.decode().strip() == "10001 10001"
 
 
 def test_docker_sees_it_healthy(service: Service, variant: str) -> None:
-    only(variant, "approach-a", "approach-b", "training", "inference")
+    only(variant, *OURS)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         service.container.reload()
@@ -135,25 +137,110 @@ def test_a_model_can_be_mounted_instead(
         assert service.http.get("/ready").status_code == httpx.codes.OK
 
 
-def test_inference_holds_bytecode_for_everything_and_no_development_files(
+def test_the_smallest_hold_bytecode_for_everything_and_no_development_files(
     image: BuiltImage, variant: str, client: docker.DockerClient
 ) -> None:
-    only(variant, "inference")
+    only(variant, *MINIMAL)
     script = (
         "import importlib.util as u, pathlib, sysconfig\n"
         "site = pathlib.Path(sysconfig.get_path('purelib'))\n"
-        "missing = [p for p in site.rglob('*.py')\n"
-        "           if not pathlib.Path(u.cache_from_source(str(p))).exists()]\n"
         "stdlib = pathlib.Path(sysconfig.get_path('stdlib'))\n"
-        "missing += [p for p in stdlib.glob('*.py')\n"
-        "            if not pathlib.Path(u.cache_from_source(str(p))).exists()]\n"
-        "flags = pathlib.Path(u.cache_from_source(str(site / 'six.py'))).read_bytes()[4]\n"
+        "code = [pathlib.Path(u.cache_from_source(str(p)))\n"
+        "        for tree in (site, stdlib, pathlib.Path('/app')) for p in tree.rglob('*.py')]\n"
+        "missing = [p for p in code if not p.exists()]\n"
+        "flags = {p.read_bytes()[4] for p in code if p.exists()}\n"
         "gone = [n for n in ('pip', 'clang', 'tensorflow/include') if (site / n).exists()]\n"
-        "print('missing', missing, 'flags', flags, 'left', gone)\n"
+        "print(len(code) > 3000, 'missing', missing, 'flags', flags, 'left', gone)\n"
     )
     _, said = run(client, image.build.tag, ["python", "-c", script])
     # Flags of a .pyc (PEP 552): 1 is a hash that is not checked at import.
-    assert said.strip() == "missing [] flags 1 left []"
+    assert said.strip() == "True missing [] flags {1} left []"
+
+
+def test_the_smallest_have_no_shell_and_no_package_manager(
+    image: BuiltImage, variant: str, client: docker.DockerClient
+) -> None:
+    only(variant, *MINIMAL)
+    script = (
+        "import os, shutil\n"
+        "print([name for name in ('sh', 'bash', 'busybox', 'apt', 'dpkg', 'pip', 'perl', 'env')\n"
+        "       if shutil.which(name)], sorted(os.listdir('/usr/bin')), os.listdir('/usr/sbin'))\n"
+    )
+    _, said = run(client, image.build.tag, ["python", "-c", script])
+    assert said.strip() == "[] ['python3.13'] []"
+
+
+WORKS = """
+import bz2, ctypes, curses, hashlib, locale, lzma, multiprocessing, os, pwd, readline, socket
+import sqlite3, ssl, tempfile, time, uuid, zlib, zoneinfo
+assert ssl.create_default_context().cert_store_stats()["x509_ca"] > 100
+assert zoneinfo.ZoneInfo("Pacific/Auckland").utcoffset(__import__("datetime").datetime(2026, 1, 1))
+assert locale.setlocale(locale.LC_ALL, "") == "C.UTF-8"
+assert pwd.getpwuid(os.getuid()).pw_name == "app"
+assert socket.getaddrinfo("localhost", "https")[0][4][1] == 443
+assert sqlite3.connect(":memory:").execute("select 1").fetchone() == (1,)
+try:
+    socket.getaddrinfo("name.invalid", 80)
+except socket.gaierror as error:
+    assert error.errno in (socket.EAI_NONAME, socket.EAI_AGAIN), error
+with tempfile.TemporaryFile() as file:
+    file.write(b"x")
+with multiprocessing.Pool(1) as pool:
+    assert pool.map(abs, [-1]) == [1]
+import tensorflow as tf
+assert tf.constant([1.0, 2.0]).numpy().sum() == 3.0
+print("all works")
+"""
+
+
+def test_the_smallest_are_whole_with_a_read_only_root_and_no_rights(
+    image: BuiltImage, variant: str, client: docker.DockerClient
+) -> None:
+    only(variant, *MINIMAL)
+    status, said = run(
+        client,
+        image.build.tag,
+        ["python", "-c", WORKS],
+        read_only=True,
+        tmpfs={"/tmp": ""},
+        cap_drop=["ALL"],
+        security_opt=["no-new-privileges:true"],
+    )
+    assert (status, said.splitlines()[-1]) == (0, "all works"), said
+
+
+def test_the_smallest_carry_what_let_them_pass_and_what_scanners_read(
+    image: BuiltImage, variant: str, client: docker.DockerClient
+) -> None:
+    only(variant, *MINIMAL)
+    script = (
+        "import json, pathlib\n"
+        "gate = {path.stem: json.loads(path.read_text())['outcome']\n"
+        "        for path in pathlib.Path('/usr/share/tfslim').glob('gate-*.json')}\n"
+        "status = pathlib.Path('/var/lib/dpkg/status.d')\n"
+        "print(gate['gate-zoo'], gate['gate-model'], sep=', ')\n"
+        "print('Version: ' in (status / 'libc6').read_text(),\n"
+        "      pathlib.Path('/usr/share/doc/libc6/copyright').exists())\n"
+    )
+    _, said = run(client, image.build.tag, ["python", "-c", script])
+    zoo = "not asked" if variant == "workload" else "passed"
+    assert said.splitlines() == [f"{zoo}, passed", "True True"]
+
+
+def test_layers_come_by_how_rarely_they_change(image: BuiltImage, variant: str, line: Line) -> None:
+    only(variant, *MINIMAL)
+    layers = line.inspect(image.build.tag).layers
+    made = [layer.created_by.split()[1] for layer in layers if layer.files]
+    assert made == [
+        "/layers/root",
+        "/layers/cuda",
+        "/layers/tensorflow",
+        "/layers/python",
+        "/out",
+        "/layers/root",
+        ".",
+    ]
+    assert not any(layer.wasted_bytes for layer in layers)
 
 
 def test_training_has_a_compiled_op_and_tensorboard_but_no_compiler(

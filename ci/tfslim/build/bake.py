@@ -68,6 +68,7 @@ def build_images(
     config: Config,
     bases: Mapping[str, Base],
     model: Path | None,
+    trial: Path | None,
     logs: Path,
     ui: Ui,
 ) -> list[BuiltImage]:
@@ -79,6 +80,7 @@ def build_images(
         config: For image, cache and secret settings.
         bases: Where each FROM name comes from.
         model: Folder to bake as /model; None leaves it to be mounted.
+        trial: The model that images are tried with while they are built, baked or not.
         logs: Folder for the whole log of each build.
         ui: Shows progress.
 
@@ -92,7 +94,7 @@ def build_images(
         _build_one(
             engine,
             build,
-            definition=_definition(build, config, bases, model),
+            definition=_definition(build, config, bases, {"model": model, "trial": trial}),
             cache=cache,
             bases={name: bases[name] for name in build.bases},
             logs=logs,
@@ -200,13 +202,12 @@ def _definition(
     build: Build,
     config: Config,
     bases: Mapping[str, Base],
-    model: Path | None,
+    models: Mapping[str, Path | None],
 ) -> dict[str, Any]:
     """Return what this run adds to the target of `docker-bake.hcl`, as a bake file."""
     contexts = {base.name: base.context for base in bases.values() if base.context}
     contexts["app"] = str((config.app or dockerfiles() / "app").resolve())
-    if model is not None:
-        contexts["model"] = str(model.resolve())
+    contexts |= {name: str(path.resolve()) for name, path in models.items() if path}
     if build.lock and (lock := lock_file(config)):
         contexts["locks"] = str(lock.resolve().parent)
     if build.variables["TRACE"] and config.trace:

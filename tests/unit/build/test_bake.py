@@ -87,6 +87,7 @@ def build(
         config=config,
         bases={name: base},
         model=model,
+        trial=model,
         logs=tmp_path / "logs",
         ui=Ui(quiet=True),
     )
@@ -106,7 +107,7 @@ def test_what_a_run_adds_goes_beside_the_bake_file_and_is_gone_afterwards(tmp_pa
     (call,) = engine.calls
     target = call["override"]["target"]["inference"]
     assert target["contexts"]["python:3.13-slim-trixie"] == "docker-image://tfslim/base/x"
-    assert target["contexts"]["model"] == str(model)
+    assert target["contexts"]["model"] == target["contexts"]["trial"] == str(model)
     assert target["tags"] == ["tfslim/inference:2.21.0-py3.13"]
     assert target["labels"]["io.tfslim.cuda-archs"] == "90"
     assert call["network"]["services"]["inference"]["build"]["network"] == "host"
