@@ -31,6 +31,8 @@ __all__ = ["Distribution", "Packages", "fitted", "installed"]
 _KNOWN: Final = ("tensorflow", "tensorflow-cpu", "keras", "tf-keras", "tensorboard")
 # `python -m venv` and Python's images mark these as asked for by name, although nobody did.
 _WITH_PYTHON: Final = frozenset({"pip", "setuptools", "wheel"})
+# Python 3.12 has no distutils of its own any more, and before that some systems leave it out.
+_ALSO_PROVIDES: Final = {"setuptools": frozenset({"distutils"})}
 _METADATA: Final = re.compile(r"(?P<info>[^/]+\.dist-info)/METADATA")
 # The standard library: it knows of pip and setuptools, and does without.
 _STANDARD: Final = re.compile(r"(?:^|/)lib(?:64)?/python3(?:\.\d+)?/")
@@ -77,7 +79,14 @@ class Distribution:
         """Names under which it is imported: grpcio is "grpc"."""
         tops = {name.removeprefix(self.site).partition("/")[0] for name in self.files}
         names = {top.partition(".")[0] for top in tops if not top.endswith((".dist-info", ".pth"))}
-        return frozenset(name for name in names if name.isidentifier())
+        own = frozenset(name for name in names if name.isidentifier())
+        return own | _ALSO_PROVIDES.get(self.name, frozenset())
+
+    @cached_property
+    def entered(self) -> frozenset[str]:
+        """The files that run whenever it is imported, relative to the tree."""
+        inits = {f"{self.site}{module}/__init__.py" for module in self.modules}
+        return self.files & inits
 
 
 def installed(tree: Path, files: Iterable[TreeFile]) -> list[Distribution]:
@@ -220,13 +229,13 @@ class _Others:
 
     @cached_property
     def _imports(self) -> dict[str, str]:
-        """The first source outside of TensorFlow's requirements that imports each module."""
-        known = {
-            name
-            for item in self._found
-            if item.name in self._closed[item.site]
-            for name in item.files
-        }
+        """The first source of others, or that TensorFlow enters, to import each module."""
+        known: set[str] = set()
+        for item in self._found:
+            if item.name in _WITH_PYTHON:
+                known |= item.files
+            elif item.name in self._closed[item.site]:
+                known |= item.files - item.entered
         first: dict[str, str] = {}
         for name in self._names:
             standard = _STANDARD.search(name) and package_path(name) is None

@@ -189,6 +189,15 @@ def test_a_package_that_others_need_stays(why: str, word: str, tree: Path) -> No
     assert [item for item in plan(tree, also=("grpc",)).files if "grpc/cygrpc.so" in item.path]
 
 
+def test_what_runs_whenever_tensorflow_is_imported_counts(tree: Path) -> None:
+    """TensorFlow 2.16 imports distutils, which newer Pythons have from setuptools alone."""
+    init = tree / SITE / "tensorflow" / "__init__.py"
+    init.write_text("import distutils as _distutils\n" + init.read_text())
+    gone = {item.path for item in plan(tree).files if item.action == "delete"}
+    assert f"{SITE}/setuptools/__init__.py" not in gone
+    assert f"{SITE}/pip/__init__.py" in gone
+
+
 @pytest.mark.parametrize(
     "source",
     [
