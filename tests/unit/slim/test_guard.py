@@ -234,6 +234,26 @@ def test_programs_that_look_first_are_told_that_it_is_not_there(tmp_path: Path) 
     assert python(tmp_path, code).stdout.split() == ["None", "None", "tensorflow.lite.gone"]
 
 
+def test_a_finder_that_came_later_may_know_it(tmp_path: Path) -> None:
+    """As those of six.moves and of editable installs."""
+    make(tmp_path, "90", "inference")
+    code = (
+        "import sys, importlib.machinery as m\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        known = name == 'tensorflow.lite.gone'\n"
+        "        return m.ModuleSpec(name, self, origin='later') if known else None\n"
+        "    def create_module(self, spec): return None\n"
+        "    def exec_module(self, module): pass\n"
+        "sys.meta_path.append(Finder())\n"
+        "import tensorflow.lite.gone as gone; print(gone.__spec__.origin)\n"
+        "import tensorflow.lite.gone.deeper\n"
+    )
+    done = python(tmp_path, code)
+    assert done.stdout == "later\n", done.stderr
+    assert "not a package" in done.stderr
+
+
 def test_python_dash_m(tmp_path: Path) -> None:
     make(tmp_path, "90", "inference")
     site = str(tmp_path / SITE)

@@ -70,16 +70,21 @@ class Last:
     """Asked when no other finder knows a module: names the rule that removed it."""
 
     @classmethod
-    def find_spec(cls, name: str, *_: object, **__: object) -> None:
-        """Find nothing, and for what was removed say why."""
+    def find_spec(cls, name: str, *where: "Any", **more: "Any") -> "Any":
+        """Find nothing itself; say why a module is gone, unless a later finder knows it."""
         if name in _AT_START or not _is_import():
-            return
+            return None
         try:
             why = _guard().explain(name)
         except Exception:  # noqa: BLE001
-            return
-        if why:
-            raise ModuleNotFoundError(why, name=None if _is_from() else name)
+            return None
+        if not why:
+            return None
+        for finder in sys.meta_path[sys.meta_path.index(cls) + 1 :]:  # six.moves, for instance
+            spec = finder.find_spec(name, *where, **more)
+            if spec is not None:
+                return spec
+        raise ModuleNotFoundError(why, name=None if _is_from() else name)
 
 
 if __name__ == "__main__":
