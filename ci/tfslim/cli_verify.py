@@ -96,6 +96,10 @@ def render(verdict: Verdict) -> Text:
         text.append(f"note: {line}\n", "dim")
     for mode, rule in verdict.rules.items():
         text.append(f"rule: {mode}: {_rule(rule.kind, rule.rtol, rule.atol)}: {rule.why}\n", "dim")
+        if not rule.words:
+            text.append(
+                f"rule: {mode}: errors by type: other versions word them otherwise\n", "dim"
+            )
     text.append(f"{verdict.outcome}", _STYLES[verdict.outcome])
     text.append(f" ({verdict.reason}) in {verdict.seconds:.0f} s: {verdict.slim.name}")
     text.append(f" against {verdict.stock.name}")

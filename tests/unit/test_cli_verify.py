@@ -109,6 +109,16 @@ def test_errors_alone_are_inconclusive(tree: Any, models: list[str], verify: Any
     assert "never ran with comparable results: serve" in done.stdout
 
 
+def test_other_versions_may_word_an_error_otherwise(
+    tree: Any, models: list[str], verify: Any
+) -> None:
+    stock, newer = tree("stock"), {"environment": {"python": "3.13.5"}}
+    assert verify(stock, tree("same", refusal="in other words"), *models).returncode == 11
+    done = verify(stock, tree("newer", refusal="in other words", **newer), *models)
+    assert done.returncode == 0
+    assert "errors by type" in done.stdout
+
+
 def test_a_slim_tree_that_dies_fails_and_the_other_models_are_still_judged(
     tree: Any, models: list[str], verify: Any
 ) -> None:

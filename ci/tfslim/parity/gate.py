@@ -14,7 +14,12 @@ from docker import DockerClient
 from tfslim import __version__
 from tfslim.errors import EngineError, InputError
 from tfslim.gpu import container_access, find_gpus
-from tfslim.parity.compare import compare_environments, compare_model, default_rule
+from tfslim.parity.compare import (
+    compare_environments,
+    compare_model,
+    default_rule,
+    same_words,
+)
 from tfslim.parity.containers import ImageTarget
 from tfslim.parity.job import Job, find_model, staged
 from tfslim.parity.locate import find_target
@@ -191,8 +196,10 @@ class _Gate:
 
     def _round(self, mode: Mode, settings: Settings, stock: Probed) -> list[ModelVerdict]:
         """Compare all models in one mode."""
-        rule = default_rule(mode, self.request.rtol, self.request.atol)
         slim = self._probe("slim", settings, mode)
+        rule = default_rule(mode, self.request.rtol, self.request.atol).model_copy(
+            update={"words": same_words(stock.environment, slim.environment)}
+        )
         self.rules[mode] = rule
         self.environments["stock"][mode] = stock.environment
         self.environments["slim"][mode] = slim.environment

@@ -50,6 +50,7 @@ class Rule(_Record):
             floating point, the same bytes for everything else.
         rtol: Relative tolerance; None takes the one for the dtype.
         atol: Absolute tolerance; None takes rtol times the largest finite |stock| of the output.
+        words: Errors have to say the same, not only be of one type.
         why: The reason, for the reader of a verdict.
     """
 
@@ -57,6 +58,7 @@ class Rule(_Record):
     why: str
     rtol: float | None = None
     atol: float | None = None
+    words: bool = True
 
 
 class OutputVerdict(_Record):

@@ -45,6 +45,8 @@ def answer(name: str, plan: dict[str, object], out: Path, inputs: list[str]) -> 
     else:
         for case in ("batch 1, seed 0", *(inputs if plan.get("takes inputs") else ())):
             answers.run(case=case, result=value)
+    refusal = str(plan.get("refusal", "wrong rank"))
+    answers.error("ValueError", refusal, kind="misuse", case="wrong rank")
     answers.write(out)
 
 
