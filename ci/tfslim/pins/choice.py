@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, count, product
 from typing import Final, Literal, get_args
 
@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from tfslim.pins.links import Links
 
-__all__ = ["OBJECTIVES", "Candidate", "Cost", "Objective", "best_sets"]
+__all__ = ["OBJECTIVES", "Candidate", "Cost", "Objective", "best_sets", "costs"]
 
 Objective = Literal["both", "pull", "disk"]
-Cost = tuple[int, int, int]
+Cost = tuple[int, int]
 _Name = tuple[str, str]
 OBJECTIVES: Final[tuple[Objective, ...]] = get_args(Objective)
 # How many bytes on disk weigh as much as one compressed byte, when both count. A byte takes 8 ns to
@@ -62,12 +62,24 @@ class Candidate(BaseModel):
         """What tells it from all others."""
         return self.library, self.version
 
-    def cost(self, objective: Objective) -> Cost:
-        """Return what is minimised: bytes, then bytes of the other kind, then age."""
-        pull, disk = self.pull // _GRAIN, self.disk // _GRAIN
+    def size(self, objective: Objective) -> int:
+        """Return the bytes that are minimised."""
         if objective == "both":
-            return (self.pull + self.disk // _DISK_PER_PULL) // _GRAIN, pull, self.newer
-        return (pull, disk, self.newer) if objective == "pull" else (disk, pull, self.newer)
+            return self.pull + self.disk // _DISK_PER_PULL
+        return self.pull if objective == "pull" else self.disk
+
+
+def costs(candidates: Sequence[Candidate], objective: Objective) -> dict[_Name, Cost]:
+    """Return what each version of one library costs: bytes, then age.
+
+    A version within a grain of a newer one counts as just as large.
+    """
+    found: dict[_Name, Cost] = {}
+    for candidate in sorted(candidates, key=lambda item: item.newer):
+        size = candidate.size(objective)
+        same = (known for known, _ in found.values() if abs(known - size) <= _GRAIN)
+        found[candidate.name] = next(same, size), candidate.newer
+    return found
 
 
 def best_sets(
@@ -91,7 +103,8 @@ def best_sets(
     apart = _conflicts(offered, conflict)
     involved = {library for pair in apart for library, _ in pair}
     libraries = sorted(offered, key=lambda name: (name not in involved, name))
-    least = _least_of_rest([[c.cost(objective) for c in offered[name]] for name in libraries])
+    price = [costs(offered[name], objective) for name in libraries]
+    least = _least_of_rest([each.values() for each in price])
     order = count()  # equal costs: first come, first served; candidates are never compared
     heap: list[tuple[Cost, int, tuple[Candidate, ...]]] = [(least[0], next(order), ())]
     while heap:
@@ -99,12 +112,12 @@ def best_sets(
         if len(chosen) == len(libraries):
             yield dict(sorted(zip(libraries, chosen, strict=True)))
             continue
-        spent = _minus(bound, least[len(chosen)])
-        further = least[len(chosen) + 1]
-        for candidate in offered[libraries[len(chosen)]]:
+        place = len(chosen)
+        spent, further = _minus(bound, least[place]), least[place + 1]
+        for candidate in offered[libraries[place]]:
             if any(frozenset({candidate.name, other.name}) in apart for other in chosen):
                 continue
-            total = _plus(_plus(spent, candidate.cost(objective)), further)
+            total = _plus(_plus(spent, price[place][candidate.name]), further)
             heapq.heappush(heap, (total, next(order), (*chosen, candidate)))
 
 
@@ -120,18 +133,18 @@ def _conflicts(
     )
 
 
-def _least_of_rest(costs: Sequence[Sequence[Cost]]) -> list[Cost]:
+def _least_of_rest(prices: Sequence[Iterable[Cost]]) -> list[Cost]:
     """Return, for each library, the least that it and all after it can add; at the end nothing."""
-    least: list[Cost] = [(0, 0, 0)]
-    for column in reversed(costs):
-        lowest = (min(c[0] for c in column), min(c[1] for c in column), min(c[2] for c in column))
-        least.append(_plus(lowest, least[-1]))
+    least: list[Cost] = [(0, 0)]
+    for column in reversed(prices):
+        sizes, ages = zip(*column, strict=True)
+        least.append(_plus((min(sizes), min(ages)), least[-1]))
     return least[::-1]
 
 
 def _plus(one: Cost, other: Cost) -> Cost:
-    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
+    return one[0] + other[0], one[1] + other[1]
 
 
 def _minus(one: Cost, other: Cost) -> Cost:
-    return one[0] - other[0], one[1] - other[1], one[2] - other[2]
+    return one[0] - other[0], one[1] - other[1]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.version import Version
 from pydantic import BaseModel, ConfigDict
 
 from tfslim import __version__
 from tfslim.compat import compat
 from tfslim.errors import ConfigError, InputError
-from tfslim.pins.choice import Candidate, Objective, best_sets
+from tfslim.pins.choice import Candidate, Cost, Objective, best_sets, costs
 from tfslim.pins.couplings import conflict, unfit
 from tfslim.pins.gate import Check, Gate, refuse
 from tfslim.pins.index import PackageIndex
@@ -212,19 +213,22 @@ def _rows(
     offered: Mapping[str, Sequence[Candidate]],
     reasons: Mapping[tuple[str, str], str],
     objective: Objective,
-) -> Iterator[Row]:
-    """Yield the table of one library: what was not measured, then the rest, oldest first."""
+) -> list[Row]:
+    """Return the table of one library, oldest first."""
     taken = chosen[library.name]
     others = [item for name, item in chosen.items() if name != library.name]
-    for left_out in library.skipped:
-        yield Row(version=left_out.version, wheel_bytes=left_out.wheel_bytes, why=left_out.why)
+    price = costs(offered[library.name], objective)
+    rows = [
+        Row(version=item.version, wheel_bytes=item.wheel_bytes, why=item.why)
+        for item in library.skipped
+    ]
     for item in library.candidates:
         why = reasons[library.name, item.version]
         if item is taken:
-            why = _why_taken(item, offered[library.name], objective)
-        elif not why and item.cost(objective) < taken.cost(objective):
+            why = _why_taken(item, price)
+        elif not why and price[item.name] < price[taken.name]:
             why = next(filter(None, (conflict(item, other) for other in others)), "")
-        yield Row(
+        row = Row(
             version=item.version,
             wheel_bytes=item.wheel_bytes,
             disk=item.disk,
@@ -232,18 +236,20 @@ def _rows(
             chosen=item is taken,
             why=why,
         )
+        rows.append(row)
+    return sorted(rows, key=lambda row: Version(row.version))
 
 
-def _why_taken(item: Candidate, offered: Sequence[Candidate], objective: Objective) -> str:
-    size = item.cost(objective)[0]
-    if len(offered) == 1:
+def _why_taken(item: Candidate, price: Mapping[tuple[str, str], Cost]) -> str:
+    size, _ = price[item.name]
+    sizes = [other for other, _ in price.values()]
+    if len(sizes) == 1:
         return "the only one"
-    if any(other.cost(objective)[0] < size for other in offered):
+    if min(sizes) < size:
         return "the smallest that goes with the others"
-    if all(other.cost(objective)[0] == size for other in offered):
+    if max(sizes) == size:
         return "the newest: all are the same size"
-    equal = any(other is not item and other.cost(objective)[0] == size for other in offered)
-    return "the newest of the smallest" if equal else "the smallest"
+    return "the newest of the smallest" if sizes.count(size) > 1 else "the smallest"
 
 
 def _now() -> float:

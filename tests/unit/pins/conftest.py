@@ -61,7 +61,7 @@ def stocked(index: FakeIndex) -> FakeIndex:
         ),
     )
     index.add("packaging", "24.0")
-    for version, rest in (("12.5.3.2", 500_000), ("12.6.4.1", 350_000), ("12.8.5.5", 550_000)):
+    for version, rest in (("12.5.3.2", 500_000), ("12.6.4.1", 350_000), ("12.8.5.5", 600_000)):
         noise = hashlib.shake_256(version.encode()).digest(rest)
         index.add(
             "nvidia-cublas-cu12",
