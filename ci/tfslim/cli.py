@@ -426,6 +426,8 @@ def verify_verb(
 @click.option(
     "--profile", type=click.Choice(profile_names()), default="inference", show_default=True
 )
+@click.option("--keep", multiple=True, metavar="RULE", help="As for `tfslim slim`.")
+@click.option("--also", multiple=True, metavar="RULE", help="As for `tfslim slim`.")
 @click.option(
     "--objective",
     type=click.Choice(["both", "pull", "disk"]),

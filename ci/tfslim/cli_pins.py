@@ -34,6 +34,8 @@ class Options:
     python: str | None
     cuda_arch: tuple[str, ...]
     profile: str
+    keep: tuple[str, ...]
+    also: tuple[str, ...]
     objective: Literal["both", "pull", "disk"]
     exclude: tuple[str, ...]
     requirements: Path | None
@@ -66,7 +68,7 @@ def run(options: Options, config: Config, ui: Ui) -> list[Any]:
         tensorflow=options.tensorflow or config.tensorflow,
         python=options.python or config.python,
         policies=tuple(
-            make_policy(options.profile, parse_targets(text))
+            make_policy(options.profile, parse_targets(text), keep=options.keep, also=options.also)
             for text in options.cuda_arch or (",".join(config.cuda_archs),)
         ),
         objective=options.objective,
@@ -102,7 +104,8 @@ def _command(options: Options, config: Config) -> str:
     for arch in options.cuda_arch or (",".join(config.cuda_archs),):
         words += ["--cuda-arch", arch]
     words += ["--profile", options.profile, "--objective", options.objective]
-    words += [word for text in options.exclude for word in ("--exclude", text)]
+    several = {"--keep": options.keep, "--also": options.also, "--exclude": options.exclude}
+    words += [word for name, values in several.items() for text in values for word in (name, text)]
     words += ["--all"] if options.all_versions else []
     words += [] if options.gate else ["--no-gate"]
     return shlex.join(words)

@@ -37,6 +37,7 @@ from tfslim.slim.rules import (
     Policy,
     ProgramRule,
     SectionRule,
+    ZstdRule,
 )
 from tfslim.slim.tree import tree_files
 from tfslim.ui import human_bytes
@@ -45,7 +46,7 @@ __all__ = ["FileSize", "Measured", "engine_key", "measure"]
 
 _ZSTD_LEVEL: Final = 10
 # Rules that change files of NVIDIA's wheels, and what of them decides how.
-_FOLLOWED: Final = (SectionRule, DuplicateRule, LtoRule, GpuRule)
+_FOLLOWED: Final = (SectionRule, DuplicateRule, LtoRule, ZstdRule, GpuRule)
 # Rules after which next to nothing is left of a file.
 _REMOVING: Final = (FileRule, LibraryRule, ProgramRule)
 _DECIDING: Final = {"removes", "files", "sections", "except_files"}

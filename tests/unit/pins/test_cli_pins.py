@@ -116,6 +116,7 @@ def test_a_version_can_be_excluded(stocked: FakeIndex, pins: Pins) -> None:
         (("--exclude", "???"), 2, "names no versions"),
         (("--exclude", "cublas"), 2, "no versions go together"),
         (("--profile", "nothing"), 2, "nothing"),
+        (("--also", "no-such-rule"), 2, "has no rule called"),
         (("--cuda-arch", "hopper"), 10, "not a GPU's compute capability"),
     ],
 )
