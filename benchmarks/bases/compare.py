@@ -1,9 +1,9 @@
 """Compare three bases for a Python service, built and packed for real: sizes, packages, what works.
 
-    sudo python benchmarks/bases/compare.py tfslim/inference:2.21.0-py3.13 --out benchmarks/bases
+    sudo python benchmarks/bases/compare.py IMAGE --out benchmarks/bases/results
 
-The image named is one that `tfslim build inference` left in the engine: its first layer is the root
-without a distribution. The two others are made here, of the same Debian packages:
+IMAGE is one that `tfslim build inference` left in the engine: its first layer is the root without a
+distribution. The two others are made here, of the same Debian packages:
 
     slim python       what the Dockerfiles name in FROM: a minimal Debian with apt, Python and venv
     debian minimal    essential packages, Python and what it needs; no apt, no pip
@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
+import platform
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 from tfslim import proc
 from tfslim.build import debian
@@ -31,6 +30,7 @@ from tfslim.images.inspect import read_image
 from tfslim.images.layer_table import Look
 from tfslim.ui import Ui
 
+RECORDS = "var/lib/dpkg/status.d/*"
 NAME = "python:3.13-slim-trixie"
 TAG = "tfslim-bench/{}:latest"
 PACKED = (
@@ -124,7 +124,7 @@ def measure(engine: Engine, name: str, image: str, *, layers: int | None = None)
     members = [member for layer in read for member in layer.members if member.kind == "file"]
     paths = {member.path for member in members}
     status = b"".join(layer.kept.get("var/lib/dpkg/status", b"") for layer in read)
-    records = sum(p.startswith("var/lib/dpkg/status.d/") and "." not in p[22:] for p in paths)
+    records = sum(PurePosixPath(path).match(RECORDS) for path in paths if "md5sums" not in path)
     sources = {p for p in paths if p.startswith("usr/lib/python3.13/") and p.endswith(".py")}
     return Base(
         name=name,
@@ -151,7 +151,7 @@ def works(engine: Engine, image: str) -> bool:
     return done.ok and "works" in done.stdout
 
 
-def table(bases: list[Base], rest: int) -> str:
+def table(bases: list[Base]) -> str:
     """Return the figures as Markdown."""
     lines = [
         "| base | pull (zstd 3) | unpacked | files | packages | bytecode | shell | works |",
@@ -163,8 +163,7 @@ def table(bases: list[Base], rest: int) -> str:
         lines.append(
             f"| {base.name} | {sizes} | {base.packages} | {base.bytecode} | {shell} | {good} |"
         )
-    lines.append(f"\nAbove it, the same in each case: {rest / 1e6:.0f} MB to pull.")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -185,15 +184,14 @@ def main() -> None:
             measure(engine, "Debian minimal", packed(engine, minimal, "minimal", work)),
             measure(engine, "no distribution", options.image, layers=1),
         ]
-    rest = read_image(options.image, Look(), client=engine.client).layers[1:]
-    found: dict[str, Any] = {"command": " ".join(sys.argv), "bases": [asdict(b) for b in bases]}
+    command = f"python benchmarks/bases/compare.py {options.image} --out benchmarks/bases/results"
+    found = {"command": command, "bases": [asdict(base) for base in bases]}
     (options.out / "bases.json").write_text(json.dumps(found, indent=1) + "\n")
-    (options.out / "README.md").write_text(
-        f"# Three bases\n\n{table(bases, sum(layer.blob_bytes for layer in rest))}"
-    )
+    text = f"# Three bases\n\n{table(bases)}\n\nMade with `{command}` on {platform.machine()}.\n"
+    (options.out / "README.md").write_text(text)
     for name in ("slim-packed", "minimal-packed", "debian-minimal"):
         engine.docker(["image", "rm", TAG.format(name)])
-    subprocess.run(["cat", str(options.out / "README.md")], check=True)
+    print(text)
 
 
 if __name__ == "__main__":
