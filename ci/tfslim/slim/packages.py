@@ -178,12 +178,13 @@ class Packages:
             for rule in policy.profile.package_rules
             for name in rule.distributions
         }
-        others = _Others(tree, files, found)
+        others = _Others(tree, files, found, frozenset(named))
         for distribution in found:
             rule = named.get(distribution.name)
             if rule is None:
                 continue
-            why = "" if rule.keep in policy.also else others.why_needed(distribution)
+            key = distribution.site, distribution.name
+            why = "" if rule.keep in policy.also else others.needed.get(key, "")
             if why:
                 text = f"{distribution.name} stays: {why}"
                 self.notes.append(_stays(distribution, text, rule.keep))
@@ -197,52 +198,94 @@ class Packages:
 
 
 class _Others:
-    """Everything in a tree that is not TensorFlow's own, asked what it needs."""
+    """Everything in a tree that is not TensorFlow's own, asked what it needs.
+
+    Args:
+        tree: The tree.
+        files: All of its files.
+        found: Its distributions.
+        in_question: Those that may go: what they need counts only if they stay.
+    """
 
     def __init__(
-        self, tree: Path, files: Sequence[TreeFile], found: Sequence[Distribution]
+        self,
+        tree: Path,
+        files: Sequence[TreeFile],
+        found: Sequence[Distribution],
+        in_question: frozenset[str],
     ) -> None:
         self._tree = tree
         self._found = found
+        self._in_question = in_question
         self._closed = {site: _closure(site, found) for site in {item.site for item in found}}
         self._names = [name for item in files for name in item.names if name.endswith(".py")]
 
-    def why_needed(self, distribution: Distribution) -> str:
-        """Return who else needs a distribution; nothing where nobody does."""
-        known = self._closed[distribution.site]
-        asked = distribution.requested and distribution.name not in _WITH_PYTHON
-        if asked and not self._all_requested(distribution.site):
+    @cached_property
+    def needed(self) -> dict[tuple[str, str], str]:
+        """Who needs what, in words, by site and name; without those that nobody needs.
+
+        What somebody needs, needs what it requires, and so on. TensorFlow itself needs what it was
+        shown to need, whoever requires it.
+        """
+        places = {(item.site, item.name): item for item in self._found}
+        needed = {key: why for key, item in places.items() if (why := self._directly(item))}
+        todo = list(needed)
+        while todo:
+            item = places[todo.pop()]
+            if item.name in _KNOWN:
+                continue
+            for name in sorted(item.requires):
+                key = item.site, name
+                if key in places and key not in needed:
+                    needed[key] = f"{item.name} requires it"
+                    todo.append(key)
+        return needed
+
+    def _directly(self, item: Distribution) -> str:
+        """Return why a distribution is needed for its own sake; nothing where it is not."""
+        if item.name not in self._closed[item.site]:
+            return "it is not TensorFlow's"
+        asked = item.requested and item.name not in _WITH_PYTHON
+        if asked and not self._all_requested(item.site):
             return "somebody asked for it by name (REQUESTED)"
-        for other in self._found:
-            outside = other.site == distribution.site and other.name not in known
-            if outside and distribution.name in other.requires:
-                return f"{other.name} requires it"
-        for module in sorted(distribution.modules):
-            if module in self._imports:
-                return f"{self._imports[module]} imports {module}"
+        for module in sorted(item.modules):
+            if module in self._imported_outside:
+                return f"{self._imported_outside[module]} imports it"
+            if item.name in self._in_question and module in self._imported_at_once:
+                return f"{self._imported_at_once[module]} imports it"
         return ""
 
     def _all_requested(self, site: str) -> bool:
         """True where everything was asked for by name, as a lock file does: that says nothing."""
-        known = [d for d in self._found if d.site == site and d.name in self._closed[site]]
-        return all(item.requested for item in known)
+        return all(item.requested for item in self._known if item.site == site)
+
+    @property
+    def _known(self) -> list[Distribution]:
+        """TensorFlow and what it requires."""
+        return [item for item in self._found if item.name in self._closed[item.site]]
 
     @cached_property
-    def _imports(self) -> dict[str, str]:
-        """The first source of others, or that TensorFlow enters, to import each module."""
-        known: set[str] = set()
-        for item in self._found:
-            if item.name in _WITH_PYTHON:
-                known |= item.files
-            elif item.name in self._closed[item.site]:
-                known |= item.files - item.entered
+    def _imported_outside(self) -> dict[str, str]:
+        """The first source outside of TensorFlow and what it requires to import each module."""
+        known = {name for item in self._known for name in item.files}
+        return self._importers(
+            name
+            for name in self._names
+            if name not in known and not (_STANDARD.search(name) and package_path(name) is None)
+        )
+
+    @cached_property
+    def _imported_at_once(self) -> dict[str, str]:
+        """The same of what runs whenever TensorFlow, or something that it requires, is imported."""
+        stay = (item for item in self._known if item.name not in self._in_question)
+        entered = {name for item in stay for name in item.entered}
+        return self._importers(name for name in self._names if name in entered)
+
+    def _importers(self, names: Iterable[str]) -> dict[str, str]:
         first: dict[str, str] = {}
-        for name in self._names:
-            standard = _STANDARD.search(name) and package_path(name) is None
-            if not standard and name not in known:
-                source = (self._tree / name).read_bytes()
-                for module in _IMPORT.findall(source):
-                    first.setdefault(module.decode("ascii"), name)
+        for name in names:
+            for module in _IMPORT.findall((self._tree / name).read_bytes()):
+                first.setdefault(module.decode("ascii"), name)
         return first
 
 

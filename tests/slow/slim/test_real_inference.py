@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from mmap import ACCESS_READ, mmap
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -90,6 +91,24 @@ def test_nothing_that_models_open_is_gone(
     missed = {path: gone[path] for path in opened[1] if path in gone}
     assert len(opened[1]) > 2000
     assert {p: rule for p, rule in missed.items() if rule not in STOOD_IN_FOR} == {}
+
+
+def test_no_library_that_stays_names_one_that_is_gone(
+    slimmed: tuple[Path, Plan, Outcome],
+) -> None:
+    tree, plan, _ = slimmed
+    deleted = (item for item in plan.files if item.action == "delete")
+    gone = {PurePosixPath(item.path).name for item in deleted}
+    names = {f"{name.partition('.so')[0]}.so" for name in gone if name.startswith("lib")}
+    assert {"libnvvm.so", "libnvrtc.alt.so", "libcusolverMg.so", "libcufftw.so"} <= names
+    found = {}
+    for path in sorted(tree.rglob("*.so*")):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+                named = [name for name in names if data.find(name.encode()) >= 0]
+            if named:
+                found[path.name] = named
+    assert found == {}
 
 
 def test_the_same_op_types_are_registered(stock: Path, slimmed: tuple[Path, Plan, Outcome]) -> None:

@@ -94,6 +94,9 @@ def test_a_file_without_gpu_code_has_no_gpu_use(tmp_path: Path) -> None:
 def test_what_explains_the_removals_is_in_the_image(tmp_path: Path) -> None:
     tensorflow = make.layer(
         make.Entry(f"{SITE}/tensorflow/__init__.py", b""),
+        make.Entry(
+            f"{SITE}/tf-1.dist-info/METADATA", b"Name: tensorflow\nRequires-Dist: libclang\n"
+        ),
         make.Entry(f"{SITE}/clang/__init__.py", b""),
         make.Entry(f"{SITE}/libclang-1.dist-info/METADATA", b"Name: libclang\n"),
         make.Entry(f"{SITE}/libclang-1.dist-info/RECORD", b"clang/__init__.py,,\n"),

@@ -94,7 +94,15 @@ def installed_tree(tree: Path) -> Path:
     )
     install(tree, "Pygments", {"pygments/__init__.py": ""})
     install(tree, "libclang", {"clang/__init__.py": "", "clang/native/libclang.so": "native"})
-    install(tree, "grpcio", {"grpc/__init__.py": "", "grpc/cygrpc.so": "native"})
+    install(
+        tree,
+        "grpcio",
+        {
+            "grpc/__init__.py": "from grpc import aio\n",
+            "grpc/aio.py": "",
+            "grpc/cygrpc.so": "native",
+        },
+    )
     install(tree, "pip", {"pip/__init__.py": "", "pip/__main__.py": ""}, requested=True)
     install(
         tree,

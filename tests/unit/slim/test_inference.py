@@ -168,8 +168,8 @@ def test_lists_of_installed_files_tell_the_truth(tree: Path) -> None:
     [
         ("somebody asked for it by name", "requested"),
         ("model-server requires it", "required"),
-        ("app/main.py imports grpc", "imported"),
-        ("served/rpc.py imports grpc", "installed"),
+        ("app/main.py imports it", "imported"),
+        ("served/rpc.py imports it", "installed"),
     ],
 )
 def test_a_package_that_others_need_stays(why: str, word: str, tree: Path) -> None:
@@ -187,6 +187,30 @@ def test_a_package_that_others_need_stays(why: str, word: str, tree: Path) -> No
     assert why in note.why
     assert "--also grpc" in note.why
     assert [item for item in plan(tree, also=("grpc",)).files if "grpc/cygrpc.so" in item.path]
+
+
+def test_what_a_needed_package_requires_stays_too(tree: Path) -> None:
+    """rich alone is TensorFlow's, which needs none of its highlighting; another program may."""
+    assert [f for f in plan(tree).files if f.path.endswith("pygments/__init__.py")]
+    write(tree, {"app/main.py": "import rich.markdown\n"})
+    made = plan(tree)
+    assert not [f for f in made.files if f.path.endswith("pygments/__init__.py")]
+    (note,) = [note for note in made.notes if "pygments stays" in note.why]
+    assert "rich requires it" in note.why
+
+
+def test_whoever_requires_tensorflow_keeps_nothing_by_that(tree: Path) -> None:
+    install(tree, "model", {"model/__init__.py": "import tensorflow\n"}, requires=("tensorflow",))
+    assert [f for f in plan(tree).files if f.path.endswith("grpc/cygrpc.so")]
+
+
+def test_an_environment_without_tensorflow_keeps_what_is_its_own(tree: Path) -> None:
+    other = tree / "other"
+    install(other, "grpcio", {"grpc/cygrpc.so": "native"})
+    install(other, "pip", {"pip/__main__.py": ""})
+    gone = {f.path for f in plan(tree).files if f.action == "delete"}
+    assert f"other/{SITE}/grpc/cygrpc.so" not in gone
+    assert f"other/{SITE}/pip/__main__.py" in gone
 
 
 def test_what_runs_whenever_tensorflow_is_imported_counts(tree: Path) -> None:
