@@ -349,3 +349,23 @@ def test_files_are_readable_by_any_user(tmp_path: Path) -> None:
     make(tmp_path)
     for path in (tmp_path / SITE).glob("_tfslim*"):
         assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_the_service_ends_with_the_guards_line(tmp_path: Path, driver: str) -> None:
+    """It imports TensorFlow in a thread, and answers /health already."""
+    make(tmp_path)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "saved_model.pb").write_bytes(b"")
+    app = HERE.parents[2] / "dockerfiles" / "app"
+    code = (
+        "import runpy, sys\n"
+        f"sys.path += [{str(app)!r}, *{[p for p in sys.path if 'site-packages' in p]!r}]\n"
+        "runpy.run_module('tfserve_app', run_name='__main__')\n"
+    )
+    status, _, error = run(
+        tmp_path, driver, code, FAKE_GPUS="7.5", TFSLIM_MODEL_PATH=str(model), PORT="0"
+    )
+    assert status == 78, error
+    assert error.startswith("tfslim: this image serves sm_90; GPU 0")
+    assert "\n" not in error
