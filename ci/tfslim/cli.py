@@ -681,5 +681,6 @@ def _plan_lines(build: Build) -> str:
         f"{build.variant:12}{build.tag}\n"
         f"{'':12}TensorFlow {build.tensorflow}, Python {build.python}, {cuda}, "
         f"GPU architectures {', '.join(build.cuda_archs)}\n"
-        f"{'':12}from {', '.join(build.bases)}"
+        f"{'':12}from {', '.join(build.bases)}\n"
+        f"{'':12}packages: {f'as in {build.lock}' if build.lock else 'the newest that fit'}"
     )

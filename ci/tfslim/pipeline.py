@@ -13,13 +13,14 @@ from tfslim.bench.device import Device, choose_device
 from tfslim.bench.run import Measurement, measure
 from tfslim.build.bake import BuiltImage, build_images
 from tfslim.build.bases import Base, ensure_bases
+from tfslim.compat import compat
 from tfslim.config import Config, VariantName
 from tfslim.engine.engine import Engine, find_engine
 from tfslim.errors import DiskError, ModelError
 from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspection import Inspection
-from tfslim.plan import Build, disk_bytes, grouped
+from tfslim.plan import Build, disk_bytes, grouped, lock_file
 from tfslim.report.record import ModelRecord, RunRecord, environment, now
 from tfslim.ui import Ui, human_bytes
 
@@ -76,8 +77,19 @@ class Line:
         """
         chosen = self._builds if builds is None else builds
         served = self._served  # a wrong path is told before anything is set up
+        self._tell_missing_lock(chosen)
         self._check_disk(chosen)
         return self._bake(chosen, served)
+
+    def _tell_missing_lock(self, builds: Sequence[Build]) -> None:
+        """Say so where the smallest versions were asked for and nobody has looked for them."""
+        config = self._config
+        named = [build.variant for build in builds if compat().variants[build.variant].pinned]
+        if named and config.pins == "smallest" and lock_file(config) is None:
+            self._ui.note(
+                f"no lock for TensorFlow {config.tensorflow}, Python {config.python} and these "
+                f"GPUs: {', '.join(named)} get the newest packages. `tfslim pins` makes a lock."
+            )
 
     def bench(self) -> RunRecord:
         """Build, inspect and measure everything; return the record of it.

@@ -7,7 +7,7 @@ import pytest
 
 from tfslim import pipeline
 from tfslim.config import Config
-from tfslim.errors import DiskError
+from tfslim.errors import DiskError, ModelError
 from tfslim.pipeline import Line
 from tfslim.plan import make_plan
 from tfslim.proc import Completed
@@ -44,9 +44,16 @@ def nothing_is_built(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return built
 
 
-def line(monkeypatch: pytest.MonkeyPatch, engine: FakeEngine, *variants: str) -> Line:
+def line(
+    monkeypatch: pytest.MonkeyPatch,
+    engine: FakeEngine,
+    *variants: str,
+    ui: Ui | None = None,
+    **changes: Any,
+) -> Line:
     monkeypatch.setattr(pipeline, "find_engine", lambda *_args, **_options: engine)
-    return Line(Config(), make_plan(Config(), variants), Ui(quiet=True), setup_engine=False)
+    config = Config().model_copy(update=changes)
+    return Line(config, make_plan(config, variants), ui or Ui(quiet=True), setup_engine=False)
 
 
 def test_a_build_that_cannot_fit_is_refused_before_it_starts(
@@ -96,3 +103,23 @@ def test_with_room_enough_nothing_is_removed(monkeypatch: pytest.MonkeyPatch) ->
     work = line(monkeypatch, engine, "stock")
     work.make_room(make_plan(Config(), ["stock"])[0])
     assert engine.calls == []
+
+
+def test_a_missing_lock_is_told_for_the_variants_that_would_use_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ui, engine = Ui(interactive=False), FakeEngine(None)
+    line(monkeypatch, engine, "stock", "inference", ui=ui, cuda_archs=("37",)).build()
+    assert "GPUs: inference get the newest packages" in capsys.readouterr().err
+    line(monkeypatch, engine, "stock", ui=ui, cuda_archs=("37",)).build()
+    line(monkeypatch, engine, "inference", ui=ui, cuda_archs=("37",), pins="newest").build()
+    line(monkeypatch, engine, "inference", ui=ui).build()
+    assert "newest packages" not in capsys.readouterr().err
+
+
+def test_a_model_that_is_made_in_an_image_cannot_be_made_in_one_for_that_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    work = line(monkeypatch, FakeEngine(None), "workload")
+    with pytest.raises(ModelError, match="demo:mobilenet is made inside an image"):
+        work._make_mobilenet(tmp_path)
