@@ -53,7 +53,7 @@ _BASIC_PITCH_WHEEL = "basic_pitch-0.4.0-py2.py3-none-any.whl"
 _BASIC_PITCH_SHA256 = "738adb503aae7fdfc7d1e1511aa0ce35052315f260a19531ef4c356708425db0"
 _BASIC_PITCH_FOLDER = PurePosixPath("basic_pitch/saved_models/icassp_2022")
 _BASIC_PITCH_MODEL = "nmp"
-_MOBILENET_FOLDER = "mobilenet-v2-seed0"
+_MOBILENET_FOLDER = "mobilenet-v2-seed0-normalised"
 
 
 @dataclass(frozen=True)

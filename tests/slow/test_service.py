@@ -192,6 +192,7 @@ def test_mobilenet_by_row_by_batch_and_by_json(python: dict[str, str], mobilenet
         batch = load(server.client.post("/predict", content=npy(x), headers=NPY))
         assert batch.shape == (4, 1000)
         np.testing.assert_allclose(batch.sum(axis=1), 1, rtol=1e-5)
+        assert np.ptp(batch, axis=0).max() > 1e-4  # it looks at its input
         one = load(server.client.post("/predict", content=npy(x[:1]), headers=NPY))
         np.testing.assert_allclose(one[0], batch[0], rtol=1e-3)
         rows = server.client.post(
