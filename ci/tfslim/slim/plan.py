@@ -11,7 +11,7 @@ import base64
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
@@ -21,6 +21,9 @@ from tfslim.slim.rules import load_profile
 from tfslim.ui import human_bytes
 
 __all__ = ["Content", "FilePlan", "Note", "Plan", "Removal", "load"]
+
+# So many whole files of a rule are explained one by one, the largest; a saved plan names all.
+_LISTED: Final = 12
 
 
 class _Data(BaseModel):
@@ -127,6 +130,11 @@ class FilePlan(_Data):
         return self.size - self.after
 
     @property
+    def rule(self) -> str:
+        """The rule that says so first, by name."""
+        return self.removals[0].rule
+
+    @property
     def becomes(self) -> str:
         """What it is afterwards, in words, where it is not rewritten."""
         if self.action == "link":
@@ -225,12 +233,18 @@ def _explain(plan: Plan) -> Iterator[str]:
                 f"    {human_bytes(removal.bytes)}  {removal.what}{arch} ×{removal.count}{where}"
                 f"  [{removal.rule}]"
             )
-    for item in (item for item in by_size if item.action != "rewrite"):
-        yield f"{item.path}: {human_bytes(item.size)}, {item.becomes}  [{item.removals[0].rule}]"
     profile = load_profile(plan.profile)
-    for rule_id in dict.fromkeys(r.rule for item in plan.files for r in item.removals):
+    for rule_id in dict.fromkeys(r.rule for item in by_size for r in item.removals):
         rule = profile.rule(rule_id)
+        whole = [item for item in by_size if item.action != "rewrite" and item.rule == rule_id]
+        for item in whole[:_LISTED]:
+            yield f"{item.path}: {human_bytes(item.size)}, {item.becomes}  [{rule_id}]"
+        if more := whole[_LISTED:]:
+            saved = sum(item.saved for item in more)
+            yield f"and {len(more)} smaller files, {human_bytes(saved)} together  [{rule_id}]"
         yield f"[{rule_id}] why: {rule.why}"
+        if rule.breaks:
+            yield f"[{rule_id}] breaks: {rule.breaks}"
         yield f"[{rule_id}] risk: {rule.risk}"
         yield f"[{rule_id}] proof: {rule.proof}"
         yield f"[{rule_id}] on a GPU: {rule.gpu}; to keep it: --keep {rule.keep}"

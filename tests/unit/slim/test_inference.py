@@ -133,6 +133,17 @@ def test_a_build_against_the_tree_stops_with_the_rule(tree: Path, tmp_path: Path
     assert "--keep headers" in done.stderr
 
 
+def test_explain_names_the_largest_files_of_a_rule_and_counts_the_rest(tree: Path) -> None:
+    headers = {f"tensorflow/include/{n:02}.h": "x" * (n + 100) for n in range(30)}
+    write(tree / SITE, headers)
+    lines = plan(tree).explain()
+    named = [line for line in lines if line.endswith("[tensorflow-headers]")]
+    assert len(named) == 13
+    assert named[0].startswith(f"{SITE}/tensorflow/include/29.h: 129 B, deleted")
+    assert named[-1].startswith("and 22 smaller files, ")
+    assert "[tensorflow-headers] breaks: Building custom ops" in "\n".join(lines)
+
+
 def test_a_second_run_changes_nothing(tree: Path) -> None:
     slim(tree)
     after = digests(tree)
