@@ -297,7 +297,9 @@ def _start(home: Home, ui: Ui) -> None:
     script = 'exec "$0" --config-file "$1" >>"$2" 2>&1'
     command = ["/bin/sh", "--", "-c", script, dockerd, str(settings), str(home.log)]
     with ui.step("Start the embedded engine") as step:
-        argv = ["start-stop-daemon", "--start", "--background", "--exec", *command]
+        # Not --exec: it would start nothing while any other process runs the same shell.
+        unless = ["--pidfile", str(home.pidfile), "--startas"]
+        argv = ["start-stop-daemon", "--start", "--background", *unless, *command]
         proc.run(argv, env={"PATH": path})
         deadline = time.monotonic() + _START_SECONDS
         while not _answers(home):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +81,16 @@ def test_up_is_idempotent_and_down_leaves_nothing_running(ui: Ui, home: Home) ->
     assert not embedded.running(home)
     assert not home.socket.exists()
     assert not embedded.down(ui, home)
+
+
+def test_it_starts_beside_other_shells(ui: Ui, home: Home) -> None:
+    """start-stop-daemon starts nothing if what it looks for runs already: not just any shell."""
+    with subprocess.Popen(["/bin/sh", "-c", "sleep 60; true"], start_new_session=True) as other:
+        try:
+            embedded.up(ui, home)
+            assert embedded.running(home)
+        finally:
+            os.killpg(other.pid, signal.SIGKILL)
 
 
 def test_daemon_leaves_the_machines_network_alone(ui: Ui, home: Home, tmp_path: Path) -> None:
