@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from real import copied, make_driver, output, start
 
 from tfslim.slim import scan
 from tfslim.slim.apply import Outcome, apply_plan
@@ -28,7 +28,6 @@ from tfslim.slim.rules import make_policy
 
 pytestmark = pytest.mark.slow
 
-FAKE_DRIVER = Path(__file__).parents[2] / "fixtures" / "fake-driver"
 CUOBJDUMP = os.environ.get("CUOBJDUMP", "")
 
 MODEL = """
@@ -62,11 +61,9 @@ def slimmed(
     stock: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Path, Plan, Outcome]]:
     """The stock tree with profile arch for sm_90, made in place on a copy of hard links."""
-    tree = tmp_path_factory.mktemp("slim") / "tree"
-    subprocess.run(["cp", "-al", str(stock), str(tree)], check=True)
-    plan = make_plan(tree, make_policy("arch", parse_targets("90")))
-    yield tree, plan, apply_plan(plan, tree)
-    shutil.rmtree(tree)
+    with copied(stock, tmp_path_factory.mktemp("slim")) as tree:
+        plan = make_plan(tree, make_policy("arch", parse_targets("90")))
+        yield tree, plan, apply_plan(plan, tree)
 
 
 def libraries(tree: Path) -> list[Path]:
@@ -105,39 +102,17 @@ def test_a_second_run_finds_nothing(slimmed: tuple[Path, Plan, Outcome]) -> None
     assert make_plan(tree, make_policy("arch", parse_targets("90"))).files == ()
 
 
-def run_python(tree: Path, code: str, *, driver: Path | None = None) -> str:
-    (packages,) = tree.glob("lib/python3*/site-packages")
-    folders = [*([driver] if driver else []), *sorted(packages.glob("nvidia/*/lib"))]
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": os.environ.get("HOME", "/tmp"),
-        "LD_LIBRARY_PATH": os.pathsep.join(map(str, folders)),
-    }
-    done = subprocess.run(
-        [str(tree / "bin" / "python"), "-B", "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 def test_results_on_the_cpu_are_the_same_bit_for_bit(
     stock: Path, slimmed: tuple[Path, Plan, Outcome]
 ) -> None:
-    answers = [run_python(tree, MODEL).split("RESULT ")[1] for tree in (stock, slimmed[0])]
+    answers = [output(tree, "-c", MODEL).split("RESULT ")[1] for tree in (stock, slimmed[0])]
     assert answers[0] == answers[1]
 
 
 def test_tensorflow_still_lists_a_gpu(slimmed: tuple[Path, Plan, Outcome], tmp_path: Path) -> None:
     """With a stand-in for the driver; TensorFlow opens every CUDA library it needs."""
-    for source, name in (("cuda.c", "libcuda.so.1"), ("nvml.c", "libnvidia-ml.so.1")):
-        command = ["gcc", "-shared", "-fPIC", "-w", "-o", str(tmp_path / name)]
-        subprocess.run([*command, str(FAKE_DRIVER / source)], check=True)
-    assert "GPU:0" in run_python(slimmed[0], LIST_GPUS, driver=tmp_path)
+    done = start(slimmed[0], "-c", LIST_GPUS, driver=make_driver(tmp_path))
+    assert "GPU:0" in done.stdout, done.stderr[-3000:]
 
 
 needs_cuobjdump = pytest.mark.skipif(not CUOBJDUMP, reason="CUOBJDUMP names no cuobjdump")
