@@ -64,7 +64,8 @@ def main() -> None:
     deal(options.root, options.layers, read_plan(options.plan.read_text(encoding="utf-8")))
     sizes = Counter({layer.name: settle(layer) for layer in sorted(options.layers.iterdir())})
     for name, size in sizes.most_common():
-        print(f"layers: {size / 1e6:8.1f} MB  {name}")
+        if size:
+            print(f"layers: {size / 1e6:8.1f} MB  {name}")
 
 
 if __name__ == "__main__":
