@@ -57,8 +57,8 @@ def start(
     )
 
 
-def output(tree: Path, *arguments: str, **options: str) -> str:
+def output(tree: Path, *arguments: str, driver: Path | None = None, **options: str) -> str:
     """Run a tree's Python and return what it printed."""
-    done = start(tree, *arguments, **options)
+    done = start(tree, *arguments, driver=driver, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

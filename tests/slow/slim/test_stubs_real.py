@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_real_tensorflow import FAKE_DRIVER, LIST_GPUS, MODEL, run_python
+from real import make_driver, output
+from test_real_tensorflow import LIST_GPUS, MODEL
 
 from tfslim.slim.apply import Outcome, apply_plan
 from tfslim.slim.archs import parse_targets
@@ -118,30 +119,26 @@ print("CALLED", len(sys.argv) - 2)
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("driver")
-    for source, name in (("cuda.c", "libcuda.so.1"), ("nvml.c", "libnvidia-ml.so.1")):
-        command = ["gcc", "-shared", "-fPIC", "-w", "-o", str(folder / name)]
-        subprocess.run([*command, str(FAKE_DRIVER / source)], check=True)
-    return folder
+    return make_driver(tmp_path_factory.mktemp("driver"))
 
 
 def test_tensorflow_lists_a_gpu_and_calls_nothing_that_is_gone(
     stubbed: tuple[Path, Plan, Outcome], driver: Path
 ) -> None:
-    said = run_python(stubbed[0], f"import os; os.dup2(1, 2); {LIST_GPUS}", driver=driver)
+    said = output(stubbed[0], "-c", f"import os; os.dup2(1, 2); {LIST_GPUS}", driver=driver)
     assert "GPU:0" in said
     assert "was called" not in said
 
 
 def test_the_check_of_image_builds_passes(stubbed: tuple[Path, Plan, Outcome]) -> None:
-    said = run_python(stubbed[0], CHECK_CUDA.read_text(encoding="utf-8"))
+    said = output(stubbed[0], "-c", CHECK_CUDA.read_text(encoding="utf-8"))
     assert "libcufft.so.11 (a stand-in)" in said
     assert "libcusparse.so.12 (a stand-in)" in said
 
 
 def test_results_on_the_cpu_are_the_same(stock: Path, stubbed: tuple[Path, Plan, Outcome]) -> None:
     """Also of ops whose GPU kernels need what is gone."""
-    answers = [run_python(tree, MODEL).split("RESULT ")[1] for tree in (stock, stubbed[0])]
+    answers = [output(tree, "-c", MODEL).split("RESULT ")[1] for tree in (stock, stubbed[0])]
     assert answers[0] == answers[1]
 
 
@@ -230,7 +227,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="module")
 def gpu_ops(stock: Path) -> frozenset[str]:
-    return frozenset(json.loads(run_python(stock, KERNELS).split("OPS ")[1]))
+    return frozenset(json.loads(output(stock, "-c", KERNELS).split("OPS ")[1]))
 
 
 @pytest.mark.parametrize("rule_id", FAMILIES)
