@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 
-from tfserve_app import process
-from tfserve_app.errors import ModelLoadError, SettingsError
-from tfserve_app.savedmodel import locate
-from tfserve_app.settings import Settings
+FIRST_LINE = time.monotonic()
+
+from tfserve_app import process  # noqa: E402 (the clock is read before anything else)
+from tfserve_app.errors import ModelLoadError, SettingsError  # noqa: E402
+from tfserve_app.savedmodel import locate  # noqa: E402
+from tfserve_app.settings import Settings  # noqa: E402
 
 
 def main() -> None:
     """Read the settings, find the model, serve it; exit codes are those of `process`."""
     process.handle_signals()
-    marks = {"interpreter_s": process.process_age()}
+    marks = {"process_start": process.process_start(), "first_line": FIRST_LINE}
     try:
         settings = Settings.from_env()
         location = locate(settings.model_path)
@@ -21,12 +23,11 @@ def main() -> None:
         process.fail(str(error), process.EXIT_SETTINGS)
     except ModelLoadError as error:
         process.fail(f"model cannot be served: {error}", process.EXIT_MODEL)
-    start = time.monotonic()
     # Not at the top: a wrong setting or path is told before these are imported.
     from tfserve_app.server import serve  # noqa: PLC0415
     from tfserve_app.tensorflow_backend import TensorFlowBackend  # noqa: PLC0415
 
-    marks["http_import_s"] = time.monotonic() - start
+    marks["http_imported"] = time.monotonic()
 
     def log(line: str) -> None:
         process.log_event("note", message=line)

@@ -101,6 +101,13 @@ class Backend(Protocol):
     def timings(self) -> Mapping[str, float]:
         """Seconds spent in the phases of loading (`import_s`, `load_s`)."""
 
+    @property
+    def marks(self) -> Mapping[str, float]:
+        """When loading came how far: `tensorflow_imported`, `gpu_initialised`, `model_loaded`.
+
+        Seconds on CLOCK_MONOTONIC. A backend without one of these phases leaves its name out.
+        """
+
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run one signature on inputs that fit its specification.
 

@@ -19,6 +19,7 @@ __all__ = [
     "leave",
     "log_event",
     "process_age",
+    "process_start",
 ]
 
 EXIT_SETTINGS = 2
@@ -60,11 +61,18 @@ def log_event(event: str, **fields: object) -> None:
 
 
 def process_age() -> float:
-    """Return the seconds since this process was started, interpreter start included (±10 ms).
+    """Return the seconds since this process was started, interpreter start included (±10 ms)."""
+    return time.monotonic() - process_start()
 
-    Field 22 of /proc/self/stat is the start in clock ticks since boot (man 5 proc).
+
+def process_start() -> float:
+    """Return when this process was started, in seconds on CLOCK_MONOTONIC (±10 ms).
+
+    Field 22 of /proc/self/stat is the start in clock ticks since boot (man 5 proc), sleep of the
+    machine included, which CLOCK_MONOTONIC leaves out.
     """
     with open("/proc/self/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123
         fields = stat.read().rpartition(")")[2].split()
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+    slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
+    return started - slept

@@ -14,7 +14,7 @@ import uvicorn
 from tfserve_app.api import create_app
 from tfserve_app.backend import Backend
 from tfserve_app.errors import ModelLoadError
-from tfserve_app.process import EXIT_MODEL, EXIT_SOCKET, fail, leave, log_event, process_age
+from tfserve_app.process import EXIT_MODEL, EXIT_SOCKET, fail, leave, log_event
 from tfserve_app.service import Service
 from tfserve_app.settings import Settings
 
@@ -32,7 +32,8 @@ def serve(
         settings: The service's settings.
         version: The model's version.
         open_backend: Loads the model; called once, in a thread of its own.
-        marks: Seconds of the phases so far, by name, for the `ready` line.
+        marks: When the start came how far, for the `ready` line: `process_start`, `first_line`
+            and `http_imported`, seconds on CLOCK_MONOTONIC.
     """
     listener = _listen(settings)
     port = listener.getsockname()[1]
@@ -72,17 +73,21 @@ def _load(service: Service, open_backend: Callable[[], Backend], marks: dict[str
 
 def _log_ready(service: Service, marks: dict[str, float]) -> None:
     warmup = service.warmup
+    now = time.monotonic()
     seconds = {
-        **marks,
+        "interpreter_s": marks["first_line"] - marks["process_start"],
+        "http_import_s": marks["http_imported"] - marks["first_line"],
         **service.backend.timings,
         "warmup_s": warmup.seconds if warmup else 0.0,
-        "process_s": process_age(),
-        "monotonic_s": time.monotonic(),
+        "process_s": now - marks["process_start"],
+        "monotonic_s": now,
     }
+    reached = {**marks, **service.backend.marks, "warm": now}
     info = service.backend.info
     log_event(
         "ready",
         **{name: round(value, 4) for name, value in seconds.items()},
+        marks={name: round(value, 4) for name, value in reached.items()},
         tensorflow=info.tensorflow_version,
         gpus=list(info.gpus),
         warmup_failed=warmup.failed if warmup else {},

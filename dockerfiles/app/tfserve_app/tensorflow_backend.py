@@ -35,7 +35,8 @@ class TensorFlowBackend:
         start = time.monotonic()
         self._tf = _import_tensorflow()
         imported = time.monotonic()
-        self._gpus = _gpu_names(self._tf)
+        self._gpus = _start_gpus(self._tf)
+        started = time.monotonic()
         self._model = self._load(path, log)
         self._functions: dict[str, Any] = dict(self._model.signatures)
         if not self._functions:
@@ -46,7 +47,13 @@ class TensorFlowBackend:
         self._signatures = {
             name: _signature(function) for name, function in self._functions.items()
         }
-        self._timings = {"import_s": imported - start, "load_s": time.monotonic() - imported}
+        loaded = time.monotonic()
+        self._timings = {"import_s": imported - start, "load_s": loaded - imported}
+        self._marks = {
+            "tensorflow_imported": imported,
+            "gpu_initialised": started,
+            "model_loaded": loaded,
+        }
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -62,6 +69,11 @@ class TensorFlowBackend:
     def timings(self) -> Mapping[str, float]:
         """Seconds for `import tensorflow` and for loading the model."""
         return self._timings
+
+    @property
+    def marks(self) -> Mapping[str, float]:
+        """When loading came how far; see `Backend.marks`."""
+        return self._marks
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run one signature; see `Backend.predict`."""
@@ -134,7 +146,19 @@ def _refuse_removed_ops(path: Path) -> None:
         return  # loading it will say what is wrong with it
 
 
-def _gpu_names(tf: Any) -> tuple[str, ...]:
+def _start_gpus(tf: Any) -> tuple[str, ...]:
+    """Start TensorFlow's devices, which loading a model would do otherwise; name the GPUs.
+
+    Raises:
+        ModelLoadError: A GPU is there, and TensorFlow cannot start it.
+    """
+    try:
+        tf.config.list_logical_devices()
+    except Exception as error:
+        raise ModelLoadError(
+            f"TensorFlow cannot start its devices: {type(error).__name__}: {_first_line(error)}; "
+            "CUDA_VISIBLE_DEVICES=-1 serves on the CPU"
+        ) from error
     return tuple(
         tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
         for gpu in tf.config.list_physical_devices("GPU")

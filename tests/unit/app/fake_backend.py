@@ -14,6 +14,7 @@ class FakeBackend:
 
     info = BackendInfo("fake", "9.9", ("GPU of paper",))
     timings: Mapping[str, float] = {"import_s": 0.1, "load_s": 0.2}
+    marks: Mapping[str, float] = {"tensorflow_imported": 1.0, "model_loaded": 2.0}
     signatures: Mapping[str, Signature] = {
         "serving_default": Signature(
             {"x": TensorSpec("float32", (-1, 2))}, {"y": TensorSpec("float32", (-1, 2))}
