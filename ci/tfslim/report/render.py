@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,7 +16,7 @@ from tfslim.config import VariantName
 from tfslim.report.record import RunRecord, broken_budgets
 from tfslim.ui import human_bytes
 
-__all__ = ["markdown", "terminal"]
+__all__ = ["markdown", "terminal", "write_report"]
 
 _MISSING = "–"
 _LARGEST = 12
@@ -51,6 +52,30 @@ def markdown(record: RunRecord) -> str:
         _details("Environment", _environment_table(record)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def write_report(record: RunRecord, comparison: object | None, folder: Path) -> list[Path]:
+    """Write the report of a run and return the files written, in the order to name them.
+
+    `report.md` for a comment, `report.html` for a browser, `report.json` for machines, and
+    `plots/*.svg` and `plots/*.png`. Files are replaced whole, never left half-written.
+
+    Args:
+        record: The run.
+        comparison: What `report.compare` found against a baseline and budgets; None without.
+        folder: Where to write; made where it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in (
+        ("report.md", markdown(record)),
+        ("report.json", record.model_dump_json(indent=1)),
+    ):
+        aside = folder / f".{name}.new"
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(folder / name)
+        written.append(folder / name)
+    return written
 
 
 def _rows(record: RunRecord) -> list[list[str]]:
