@@ -61,7 +61,7 @@ target "stock" {
 
 target "approach-a" {
   inherits = ["_common"]
-  contexts = { tfslim = "." }
+  contexts = { tfslim = ".", trial = MODEL }
   context  = "dockerfiles/approach-a"
   args = {
     CUDA_RUNTIME       = CUDA_RUNTIME
@@ -69,6 +69,7 @@ target "approach-a" {
     SYSTEM_CUDA_WHEELS = SYSTEM_CUDA_WHEELS
     CUDA_ARCHS         = CUDA_ARCHS
     SLIM_PROFILE       = SLIM_PROFILE
+    GATE               = GATE
   }
   tags   = ["${REPOSITORY}/approach-a:${TAG}"]
   labels = { "io.tfslim.variant" = "approach-a", "io.tfslim.profile" = SLIM_PROFILE }
@@ -76,16 +77,22 @@ target "approach-a" {
 
 target "approach-b" {
   inherits = ["_common"]
-  contexts = { tfslim = ".", locks = "dockerfiles/locks" }
+  contexts = { tfslim = ".", locks = "dockerfiles/locks", trial = MODEL }
   context  = "dockerfiles/approach-b"
-  args     = { PYTHON = PYTHON, LOCK = LOCK, CUDA_ARCHS = CUDA_ARCHS, SLIM_PROFILE = SLIM_PROFILE }
+  args = {
+    PYTHON       = PYTHON
+    LOCK         = LOCK
+    CUDA_ARCHS   = CUDA_ARCHS
+    SLIM_PROFILE = SLIM_PROFILE
+    GATE         = GATE
+  }
   tags     = ["${REPOSITORY}/approach-b:${TAG}"]
   labels   = { "io.tfslim.variant" = "approach-b", "io.tfslim.profile" = SLIM_PROFILE }
 }
 
 target "training" {
   inherits = ["_common"]
-  contexts = { tfslim = ".", locks = "dockerfiles/locks" }
+  contexts = { tfslim = ".", locks = "dockerfiles/locks", trial = MODEL }
   context  = "dockerfiles/training"
   args = {
     PYTHON          = PYTHON
@@ -94,6 +101,7 @@ target "training" {
     TRAINING_EXTRAS = TRAINING_EXTRAS
     CUDA_ARCHS      = CUDA_ARCHS
     SLIM_PROFILE    = SLIM_PROFILE
+    GATE            = GATE
   }
   tags   = ["${REPOSITORY}/training:${TAG}"]
   labels = { "io.tfslim.variant" = "training", "io.tfslim.profile" = SLIM_PROFILE }

@@ -261,6 +261,13 @@ _trace_input_option = click.option(
     help="Of an image's rewritten layers.",
 )
 @click.option("--level", type=int, help="Of the compression; by default 10 for zstd, 6 for gzip.")
+@click.option(
+    "--gate/--no-gate",
+    default=True,
+    show_default=True,
+    help="Compare the answers of an image of the engine with those of what it became; if they "
+    "differ, there is no new image.",
+)
 @click.option("--dry-run", is_flag=True, help="Make the plan, change nothing; --json saves it.")
 @click.option("--plan", "saved_plan", type=click.Path(path_type=Path), help="A plan saved earlier.")
 @click.option("--explain", is_flag=True, help="Name every removal: bytes, rule, why, proof.")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tfslim import cli_trace
+from tfslim import cli_trace, cli_verify
 from tfslim.errors import ConfigError
 from tfslim.images.inspect import source_kind
 from tfslim.images.rewrite import Rewriting, Rewritten
 from tfslim.images.slim_image import plan_image, slim_image
+from tfslim.parity import gate
 from tfslim.parity.tracing import trace_models
+from tfslim.parity.verdict import Verdict
 from tfslim.slim import plan as plans
 from tfslim.slim import trace as traces
 from tfslim.slim.apply import Outcome, apply_plan
@@ -54,6 +57,8 @@ class Request:
         in_place: Change the folder itself.
         compression: Of an image's rewritten layers.
         level: Of that compression; None takes its default.
+        gate: Compare an image of the engine with what it became, and take that back if it answers
+            differently.
     """
 
     source: str
@@ -73,6 +78,7 @@ class Request:
     in_place: bool = False
     compression: Literal["zstd", "gzip"] = "zstd"
     level: int | None = None
+    gate: bool = True
 
     def policy(self, trace: Trace | None = None) -> Policy:
         """Return the rules to follow, given what models were seen to reach.
@@ -118,13 +124,17 @@ class Request:
 
 
 class Result(BaseModel):
-    """What was planned, what came of it, and the image it became (None for a folder)."""
+    """What was planned, what came of it, and the image it became (None for a folder).
+
+    `gate` is the comparison of both images, or the reason why there was none.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     plan: Plan
     outcome: Outcome
     image: Rewritten | None
+    gate: Verdict | str
 
 
 def dry_run(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Plan:
@@ -156,7 +166,10 @@ def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Res
         tree = Path(request.source)
         plan = saved or make_plan(tree, request.policy(request.trace(client, ui)), ui=ui)
         outcome = apply_plan(plan, tree, request.output, ui=ui)
-        return Result(plan=plan, outcome=outcome, image=None)
+        why = f"compare them with `tfslim verify {tree} {request.output}`"
+        if request.output is None:
+            why = "changed in place: there is nothing left to compare with"
+        return Result(plan=plan, outcome=outcome, image=None, gate=why)
     if not request.tag or request.in_place:
         raise ConfigError(
             "an image is slimmed into a new one: name it with --tag",
@@ -175,7 +188,39 @@ def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Res
         client=client,
         ui=ui,
     )
-    return Result(plan=done.plan, outcome=done.outcome, image=done.rewritten)
+    compared = why_no_gate(request, done.plan) or _gate(request, request.tag, client, ui)
+    return Result(plan=done.plan, outcome=done.outcome, image=done.rewritten, gate=compared)
+
+
+def why_no_gate(request: Request, plan: Plan) -> str:
+    """Return why an image is not compared with what it became; empty where it is."""
+    if not request.gate:
+        return "switched off (--no-gate)"
+    if request.output is not None or source_kind(request.source) != "engine":
+        return "an archive does not run: load both, then `tfslim verify`"
+    if not any("libtensorflow_" in item.path for item in plan.files):
+        return "the plan changes no TensorFlow"
+    if request.profile == "workload" and not request.models:
+        return "only traces were given: name their models in `tfslim verify … --model`"
+    return ""
+
+
+def _gate(request: Request, tag: str, client: Callable[[], DockerClient], ui: Ui) -> Verdict:
+    """Compare the image with what it became; what answers differently loses its name.
+
+    Raises:
+        VerifyError: It answers differently.
+        TfslimError: See `parity.gate.verify`.
+    """
+    models = request.models if request.profile == "workload" else ()
+    verdict = gate.verify(gate.Request(request.source, tag, models), client, ui)
+    error = cli_verify.error_of(verdict)
+    if error is not None:
+        with closing(client()) as engine:
+            engine.images.remove(tag, noprune=True)
+        ui.print(str(cli_verify.render(verdict)))
+        raise error
+    return verdict
 
 
 def summary(result: Result) -> list[str]:
@@ -205,7 +250,15 @@ def summary(result: Result) -> list[str]:
     )
     if plan.unexplained_bytes:
         lines.append(f"unexplained: {human_bytes(plan.unexplained_bytes)}, left alone (--explain)")
+    lines.append(f"answers: {_answers(result.gate)}")
     return lines
+
+
+def _answers(compared: Verdict | str) -> str:
+    if isinstance(compared, str):
+        return f"not compared: {compared}"
+    names = ", ".join(model.name for model in compared.models)
+    return f"compared, {compared.outcome} ({compared.reason}): {names}"
 
 
 def _change(what: str, before: int, after: int, measure: str) -> str:

@@ -227,8 +227,7 @@ class Config(_Section):
     )
     gate: bool = Field(
         True,
-        description="inference and workload are finished only if they answer as the packages do "
-        "before slimming.",
+        description="What was slimmed is finished only if it answers as the packages do before it.",
     )
     base_source: BaseSource = Field(
         "auto",

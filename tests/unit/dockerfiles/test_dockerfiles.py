@@ -31,6 +31,16 @@ def test_approach_b_and_training_share_their_runtime_layers() -> None:
     assert section("approach-b", "runtime") == section("training", "runtime")
 
 
+def test_approach_b_and_training_pass_one_gate() -> None:
+    assert section("approach-b", "gate") == section("training", "gate")
+
+
+@pytest.mark.parametrize("variant", OURS)
+def test_no_image_of_ours_is_finished_without_the_gate(variant: str) -> None:
+    last = text(variant).rpartition("\nFROM ")[2]
+    assert "COPY --link --from=gate /out /" in last
+
+
 @pytest.mark.parametrize("variant", OURS)
 def test_images_run_as_a_user_of_their_own_and_say_whether_they_are_well(variant: str) -> None:
     assert re.search(r"^USER 10001:10001$", text(variant), re.MULTILINE)

@@ -100,3 +100,9 @@ def test_a_gate_that_is_off_says_so_loudly(
     assert run(monkeypatch, "zoo", state="off") == {"outcome": "off"}
     assert run(monkeypatch, "model", profile="workload", state="off") == {"outcome": "off"}
     assert "GATE=off: nothing shows" in capsys.readouterr().out
+
+
+def test_what_was_not_slimmed_is_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = run(monkeypatch, "zoo", profile="none")
+    assert record == {"outcome": "not asked", "why": "nothing was slimmed"}
+    assert not Path("asked").exists()
