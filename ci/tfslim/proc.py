@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Completed", "run", "stream"]
+__all__ = ["Completed", "background", "run", "stream"]
 
 _TAIL_LINES = 60
 _GRACE_SECONDS = 20.0
@@ -98,6 +99,36 @@ def stream(
 
 
 @contextlib.contextmanager
+def background(argv: Sequence[str], log: Path) -> Iterator[Callable[[], int | None]]:
+    """Run a server beside the caller; end it, by SIGTERM first, when the block is left.
+
+    Args:
+        argv: The command and its arguments.
+        log: File that gets everything it says.
+
+    Yields:
+        A function that returns its exit status, None while it runs; 127 where there is no such
+        program.
+    """
+    with log.open("ab") as out:
+        try:
+            child = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            yield lambda: 127
+            return
+    try:
+        yield child.poll
+    finally:
+        _end(child, signal.SIGTERM)
+
+
+@contextlib.contextmanager
 def _started(
     argv: Sequence[str],
     *,
@@ -129,9 +160,9 @@ def _started(
         raise
 
 
-def _end(child: subprocess.Popen[str]) -> None:
-    """End a process group: SIGINT first, so that tools can clean up; SIGKILL after a grace time."""
-    for sig in (signal.SIGINT, signal.SIGKILL):
+def _end(child: subprocess.Popen[Any], first: signal.Signals = signal.SIGINT) -> None:
+    """End a process group: gently first, so that tools can clean up; SIGKILL after a grace time."""
+    for sig in (first, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, sig)
         try:
