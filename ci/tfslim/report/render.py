@@ -13,6 +13,9 @@ from rich.text import Text
 from tfslim.bench.run import Measurement
 from tfslim.bench.stats import Ratio, percentile, ratio_of_medians, summarize
 from tfslim.config import VariantName
+from tfslim.report.budgets import BudgetResult
+from tfslim.report.compare import Comparison
+from tfslim.report.history import History
 from tfslim.report.record import RunRecord, broken_budgets
 from tfslim.ui import human_bytes
 
@@ -54,16 +57,29 @@ def markdown(record: RunRecord) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def write_report(record: RunRecord, comparison: object | None, folder: Path) -> list[Path]:
+def write_report(
+    record: RunRecord,
+    comparison: Comparison | None,
+    folder: Path,
+    *,
+    budgets: Sequence[BudgetResult] = (),
+    history: History | None = None,
+    marker: str = "report",
+) -> list[Path]:
     """Write the report of a run and return the files written, in the order to name them.
 
-    `report.md` for a comment, `report.html` for a browser, `report.json` for machines, and
-    `plots/*.svg` and `plots/*.png`. Files are replaced whole, never left half-written.
+    `report.md` for a comment, `report.html` for a browser, `report.json` for machines (the record,
+    what was compared, and the budgets), `plots/*.svg` and `plots/*.png`. Files are replaced whole,
+    never left half-written.
 
     Args:
         record: The run.
-        comparison: What `report.compare` found against a baseline and budgets; None without.
+        comparison: The run beside its baseline; None without one.
         folder: Where to write; made where it is missing.
+        budgets: What the budgets say.
+        history: Earlier runs, for the plot over runs; None leaves it out.
+        marker: Which report this is among several in one conversation: the first line of the
+            Markdown is `<!-- tfslim-report:MARKER -->`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = []
