@@ -21,7 +21,7 @@ from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspection import Inspection
 from tfslim.plan import Build, disk_bytes, grouped, lock_file
-from tfslim.report.record import ModelRecord, RunRecord, environment, now
+from tfslim.report.record import ModelRecord, Pins, RunRecord, environment, now, pins_of
 from tfslim.ui import Ui, human_bytes
 
 __all__ = ["Line"]
@@ -102,7 +102,7 @@ class Line:
         self._ui.note(f"GPU: {device.text}")
         images: dict[VariantName, BuiltImage] = {}
         rebuilds: dict[VariantName, BuiltImage] = {}
-        sizes: dict[VariantName, Inspection] = {}
+        sizes: dict[str, Inspection] = {}
         measurements: list[Measurement] = []
         groups = grouped(self._builds, self._room())
         for number, group in enumerate(groups):
@@ -122,7 +122,15 @@ class Line:
             sizes=sizes,
             measurements=measurements,
             budgets=self._config.budgets,
-        )
+            pins=self._pins(),
+        ).described()
+
+    def _pins(self) -> dict[str, Pins]:
+        """Describe the lock of each build that has one."""
+        lock = lock_file(self._config)
+        if lock is None:
+            return {}
+        return {build.variant: pins_of(lock) for build in self._builds if build.lock}
 
     @property
     def model(self) -> models.Model:

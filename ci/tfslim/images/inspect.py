@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from tfslim.errors import InputError
 from tfslim.images.archive import Image, read_archive, read_layout
 from tfslim.images.contents import Owner, Owners, is_elf, kind_of, records_ownership
+from tfslim.images.described import describes, gates_of, removals_of
 from tfslim.images.folder import DUPLICATE_MIN_BYTES, folder_layer
 from tfslim.images.inspection import (
     DuplicateGroup,
@@ -53,6 +54,7 @@ GpuProbe = Callable[[Path], FileGpuUse | None]
 
 _TOP = 25
 _GPU_PROBE_MIN_BYTES = 64 << 10
+_LIBRARY_MIN_BYTES = 256 << 10
 
 
 def source_kind(source: str) -> SourceKind:
@@ -156,7 +158,7 @@ def inspect_dir(path: Path, *, gpu: GpuProbe | None = None, ui: Ui | None = None
         image=None,
         layers=[],
         merged=merged,
-        owners=_owners([layer], merged),
+        kept=_kept([layer], merged),
         pull=(None, "unknown", "a folder is not pulled"),
         allocated=allocated,
     )
@@ -194,7 +196,7 @@ class _Counted(Step):
 
 def _look(gpu: GpuProbe | None, step: Step) -> Look:
     return Look(
-        keep=records_ownership,
+        keep=lambda path: records_ownership(path) or describes(path),
         probe_wanted=_has_gpu_code_perhaps,
         probe=gpu,
         checksums=True,
@@ -218,7 +220,7 @@ def _of_image(source: str, kind: SourceKind, image: Image) -> Inspection:
         image=_facts(image),
         layers=[_layer_use(layer, wasted[n]) for n, layer in enumerate(image.layers)],
         merged=merged,
-        owners=_owners(image.layers, merged),
+        kept=_kept(image.layers, merged),
         pull=_pull(image),
         allocated=None,
     )
@@ -269,12 +271,17 @@ def _pull(image: Image) -> _Pull:
     return total, "manifest", "compressed layers and config"
 
 
-def _owners(layers: Iterable[Layer], merged: Merged) -> Owners:
+def _kept(layers: Iterable[Layer], merged: Merged) -> dict[str, bytes]:
+    """Return the content of the files that were kept and that a container sees."""
     kept: dict[str, bytes] = {}
     for layer in layers:
         kept |= layer.kept
+    return {path: content for path, content in kept.items() if path in merged.files}
+
+
+def _owners(kept: Mapping[str, bytes], merged: Merged) -> Owners:
     return Owners(
-        {path: content for path, content in kept.items() if path in merged.files},
+        kept,
         {
             path: placed.member.target
             for path, placed in merged.files.items()
@@ -290,11 +297,12 @@ def _inspection(
     image: ImageFacts | None,
     layers: list[LayerUse],
     merged: Merged,
-    owners: Owners,
+    kept: Mapping[str, bytes],
     pull: _Pull,
     allocated: int | None,
 ) -> Inspection:
     live = merged.live
+    owners = _owners(kept, merged)
     owner_of = {inode: owners.of(inode.paths[0]) for inode in live}
     in_image = image is not None
     return Inspection(
@@ -316,7 +324,23 @@ def _inspection(
             _file_use(inode, owner_of[inode], in_image=in_image) for inode in _largest(live)
         ],
         gpu=_gpu(live),
+        libraries=[
+            _file_use(inode, owner_of[inode], in_image=in_image) for inode in _libraries(live)
+        ],
+        removals=removals_of(kept),
+        gates=gates_of(kept),
     )
+
+
+def _libraries(inodes: Iterable[Inode]) -> list[Inode]:
+    """Return the shared libraries that a budget may name, largest first."""
+    found = (
+        inode
+        for inode in inodes
+        if inode.member.size_bytes >= _LIBRARY_MIN_BYTES
+        and kind_of(inode.paths[0], inode.member.head, inode.member.mode) == "shared library"
+    )
+    return sorted(found, key=lambda inode: (-inode.member.size_bytes, inode.paths[0]))
 
 
 def _largest(inodes: Iterable[Inode]) -> list[Inode]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tfslim.images.described import GateResult, RuleRemoval
+
 __all__ = [
     "DuplicateGroup",
     "Duplicates",
@@ -163,6 +165,9 @@ class Inspection(_Record):
             here; "unknown" otherwise. `pull_bytes_note` says why.
         disk_bytes: Content of the final file system, hard links once.
         allocated_bytes: Disk blocks behind it (holes cost nothing); only for a folder.
+        libraries: Shared libraries of 256 KiB and more, largest first.
+        removals: What rules of the slim engine took out, where it left that written.
+        gates: What the parity gate said, likewise.
     """
 
     schema_version: Literal[1] = 1
@@ -182,6 +187,9 @@ class Inspection(_Record):
     duplicates: Duplicates
     largest_files: list[FileUse]
     gpu: GpuUse | None
+    libraries: list[FileUse] = Field(default_factory=list)
+    removals: list[RuleRemoval] = Field(default_factory=list)
+    gates: list[GateResult] = Field(default_factory=list)
 
 
 class SharedLayer(_Record):

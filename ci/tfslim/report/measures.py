@@ -1,4 +1,4 @@
-"""What a record measured, as one flat list: each measure with its samples, its unit and its machine.
+"""What a record measured, as one flat list: each measure with samples, unit and machine.
 
 Comparing, budgets, dashboards and the history read this list and nothing else of a record, so that
 a name means the same in all of them. The names are stable; they are what thresholds match.
