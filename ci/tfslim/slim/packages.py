@@ -161,7 +161,8 @@ class Packages:
         tree: The tree.
         files: All of its files.
         found: Its distributions.
-        policy: The rules. A rule that the user named with `--also` is followed whoever needs it.
+        policy: The rules. One that the user named with `--also` is followed whoever needs what it
+            takes; one that is followed only then (`optional`) takes what nobody needs.
     """
 
     def __init__(
@@ -184,7 +185,8 @@ class Packages:
             if rule is None:
                 continue
             key = distribution.site, distribution.name
-            why = "" if rule.keep in policy.also else others.needed.get(key, "")
+            forced = rule.keep in policy.also and not rule.optional
+            why = "" if forced else others.needed.get(key, "")
             if why:
                 text = f"{distribution.name} stays: {why}"
                 self.notes.append(_stays(distribution, text, rule.keep))

@@ -61,14 +61,14 @@ def graph(*nodes: Node, functions: dict[str, list[Node]] | None = None, compiled
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
     """`check_model` as it is in a slim environment."""
-    for name in ("_tfslim_guard.py", "_tfslim_ops.py"):
+    for name in ("_tfslim_guard.py", "_tfslim_ops.py", "_tfslim_wire.py"):
         shutil.copy(SITE / name, tmp_path)
     (tmp_path / "_tfslim.json").write_text(json.dumps(KNOWN))
     monkeypatch.syspath_prepend(tmp_path)
     import _tfslim_ops  # type: ignore  # noqa: PLC0415
 
     yield _tfslim_ops.check_model
-    for name in ("_tfslim_guard", "_tfslim_ops"):
+    for name in ("_tfslim_guard", "_tfslim_ops", "_tfslim_wire"):
         del sys.modules[name]
 
 
@@ -124,3 +124,54 @@ def test_loaded_models_and_functions_are_looked_into(check: Callable[[Any], None
 def test_anything_else_is_not_taken_for_a_model(check: Callable[[Any], None]) -> None:
     with pytest.raises(TypeError, match="not int"):
         check(7)
+
+
+def message(number: int, *contents: bytes) -> bytes:
+    """Encode strings and messages of a field, as protobuf does (all short)."""
+    return b"".join(bytes([number << 3 | 2, len(one)]) + one for one in contents)
+
+
+def attribute(name: bytes, value: bytes) -> bytes:
+    return message(5, message(1, name) + message(2, value))
+
+
+def saved(tmp_path: Path, graph_def: bytes, objects: bytes = b"") -> Path:
+    meta = message(2, graph_def) + message(7, objects)
+    (tmp_path / "saved_model.pb").write_bytes(b"\x08\x01" + message(2, meta))
+    return tmp_path
+
+
+def test_a_saved_model_is_read_without_tensorflow(
+    check: Callable[[Any], None], tmp_path: Path
+) -> None:
+    inner = message(1, message(1, b"inner")) + message(3, message(2, b"RFFT2D"))
+    unused = message(1, message(1, b"train")) + message(3, message(2, b"XlaCallModule"))
+    calling = message(2, b"PartitionedCall") + attribute(b"f", message(10, message(1, b"inner")))
+    library = message(2, message(1, inner, unused))
+    with pytest.raises(RuntimeError, match="the op RFFT2D"):
+        check(saved(tmp_path, message(1, calling) + library))
+    branches = attribute(b"branches", message(1, message(9, message(1, b"inner"))))
+    with pytest.raises(RuntimeError, match="the op RFFT2D"):
+        check(saved(tmp_path, message(1, message(2, b"Case") + branches) + library))
+    check(saved(tmp_path, message(1, message(2, b"Relu")) + library))
+
+
+def test_what_xla_compiles_is_found_in_a_file(check: Callable[[Any], None], tmp_path: Path) -> None:
+    compiled = attribute(b"_XlaMustCompile", b"\x28\x01")
+    with pytest.raises(RuntimeError, match="XLA compilation"):
+        check(saved(tmp_path, message(1, message(2, b"Relu") + compiled)))
+    check(
+        saved(tmp_path, message(1, message(2, b"Relu") + attribute(b"_XlaMustCompile", b"\x28\0")))
+    )
+
+
+@pytest.mark.parametrize("data", [b"\x12\x7f", b"\x12", b"\x0f", b"\xff" * 12])
+def test_a_damaged_file_is_an_error_of_the_file(
+    check: Callable[[Any], None], tmp_path: Path, data: bytes
+) -> None:
+    (tmp_path / "saved_model.pb").write_bytes(data)
+    with pytest.raises(OSError, match="cannot be read"):
+        check(tmp_path)
+    (tmp_path / "saved_model.pb").unlink()
+    with pytest.raises(OSError, match=r"has no saved_model\.pb"):
+        check(tmp_path)

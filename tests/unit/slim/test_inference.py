@@ -316,3 +316,38 @@ def test_every_rule_says_what_breaks_and_what_it_saves() -> None:
         assert rule.breaks, rule.id
         assert rule.proof, rule.id
         assert len(rule.keep) < 20
+
+
+def test_native_takes_python_s_tensorflow_and_what_nobody_else_needs(tree: Path) -> None:
+    install(tree, "absl-py", {"absl/__init__.py": ""})
+    install(tree, "h5py", {"h5py/__init__.py": ""})
+    install(tree, "requests", {"requests/__init__.py": ""})
+    install(tree, "client", {"client/__init__.py": ""}, requires=("requests",))
+    write(tree / SITE, {"tensorflow/libtensorflow_cc.so.2": "native"})
+    write(tree / SITE, {"tensorflow/libtensorflow_framework.so.2": "native"})
+    for name in ("absl-py", "h5py", "requests"):
+        metadata = tree / SITE / "tensorflow-1.0.dist-info" / "METADATA"
+        metadata.write_text(metadata.read_text().replace("\n\n", f"\nRequires-Dist: {name}\n\n", 1))
+    outcome = apply_plan(plan(tree, also=("native",)), tree)
+    assert not outcome.restored
+    left = {path.name for path in (tree / SITE / "tensorflow").iterdir()}
+    assert left == {
+        "__init__.py",
+        "include",
+        "libtensorflow_cc.so.2",
+        "libtensorflow_framework.so.2",
+    }
+    for name in ("keras", "absl", "h5py", "rich"):
+        assert not (tree / SITE / name).exists()
+    for name in ("numpy/__init__.py", "requests/__init__.py", "tensorflow-1.0.dist-info/METADATA"):
+        assert (tree / SITE / name).exists()
+    done = python(tree, "import tensorflow")
+    assert "rule native); slim with --keep native to have it" in done.stderr
+    done = python(tree, "import keras.layers")
+    assert "rule native-requirements" in done.stderr
+    assert importlib.metadata.version("numpy")
+
+
+def test_native_is_followed_only_when_it_is_asked_for(tree: Path) -> None:
+    slim(tree)
+    assert (tree / SITE / "keras/__init__.py").exists()

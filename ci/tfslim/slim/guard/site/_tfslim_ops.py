@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import _tfslim_guard  # type: ignore[import-not-found]
+from _tfslim_wire import Body, Node, saved_graphs  # type: ignore[import-not-found]
 
 _MUST_COMPILE = "_XlaMustCompile"
 _XLA = "@xla"
@@ -62,20 +64,32 @@ def _op_types(model: Any) -> set[str]:
         return _saved_op_types(os.fspath(model))
     if isinstance(model, (set, frozenset)):
         return set(model)
-    return set().union(*map(_reached, _graphs(model)))
+    return set().union(*(_reached(_bodies(graph)) for graph in _graphs(model)))
 
 
 def _saved_op_types(folder: str) -> set[str]:
-    from tensorflow.python.saved_model import loader_impl  # type: ignore  # noqa: PLC0415
-
     found: set[str] = set()
-    for meta_graph in loader_impl.parse_saved_model(folder).meta_graphs:
-        found |= _reached(meta_graph.graph_def)
-        objects = meta_graph.object_graph_def.nodes
-        # TensorFlow asks Keras for it, and cannot load the model without.
-        if any(node.user_object.identifier == "optimizer" for node in objects):
-            found.add(_KERAS)
+    try:
+        for graph in saved_graphs(_saved(Path(folder))):
+            found |= _reached(graph.bodies)
+            # TensorFlow asks Keras for it, and cannot load the model without.
+            if "optimizer" in graph.objects:
+                found.add(_KERAS)
+    except ValueError as error:
+        raise OSError(f"{folder}/saved_model.pb cannot be read: {error}") from error
     return found
+
+
+def _saved(folder: Path) -> bytes:
+    """Return a SavedModel as it is stored; other forms are read by TensorFlow, if it is here."""
+    if (folder / "saved_model.pb").is_file():
+        return (folder / "saved_model.pb").read_bytes()
+    try:
+        from tensorflow.python.saved_model import loader_impl  # type: ignore  # noqa: PLC0415
+    except ImportError as error:
+        raise OSError(f"{folder} has no saved_model.pb") from error
+    data: bytes = loader_impl.parse_saved_model(os.fspath(folder)).SerializeToString()
+    return data
 
 
 def _graphs(model: Any) -> Iterator[Any]:
@@ -96,32 +110,23 @@ def _graphs(model: Any) -> Iterator[Any]:
         )
 
 
-def _reached(graph: Any) -> set[str]:
-    """Return the op types of a graph and of all functions that it calls, directly or not.
-
-    A SavedModel's library also holds what nothing of its graph calls: training, for instance.
-    """
-    functions = {function.signature.name: function for function in graph.library.function}
-    todo, seen, ops = [graph.node], set(), set()
-    while todo:
-        for node in todo.pop():
-            if _is_set(node):
-                ops.add(_XLA)
-            if node.op not in functions:
-                ops.add(node.op)
-            for name in (node.op, *_called(node)):
-                if name in functions and name not in seen:
-                    seen.add(name)
-                    todo.append(functions[name].node_def)
-                    if _is_set(functions[name]):
-                        ops.add(_XLA)
-                    if "api_implements" in functions[name].attr:
-                        ops.add(_KERAS_RNN)
-    return ops
+def _bodies(graph: Any) -> Mapping[str, Body]:
+    """Return a GraphDef in the form in which one is read from a file."""
+    functions = {
+        function.signature.name: Body([_node(one) for one in function.node_def], _marks(function))
+        for function in graph.library.function
+    }
+    return {"": Body([_node(one) for one in graph.node], frozenset()), **functions}
 
 
-def _is_set(node: Any) -> bool:
-    return _MUST_COMPILE in node.attr and bool(node.attr[_MUST_COMPILE].b)
+def _node(node: Any) -> Node:
+    return Node(node.op, tuple(_called(node)), _marks(node))
+
+
+def _marks(owner: Any) -> frozenset[str]:
+    """Return the attributes that are set, for a boolean to true."""
+    values = owner.attr.items()
+    return frozenset(name for name, one in values if one.WhichOneof("value") != "b" or one.b)
 
 
 def _called(node: Any) -> Iterable[str]:
@@ -131,3 +136,26 @@ def _called(node: Any) -> Iterable[str]:
             yield value.func.name
         elif value.WhichOneof("value") == "list":
             yield from (function.name for function in value.list.func)
+
+
+def _reached(bodies: Mapping[str, Body]) -> set[str]:
+    """Return the op types of a graph and of all functions that it calls, directly or not.
+
+    A SavedModel's library also holds what nothing of its graph calls: training, for instance.
+    """
+    todo, seen, ops = [bodies[""]], {""}, set()
+    while todo:
+        body = todo.pop()
+        if "api_implements" in body.marks:
+            ops.add(_KERAS_RNN)
+        if _MUST_COMPILE in body.marks:
+            ops.add(_XLA)
+        for node in body.nodes:
+            if _MUST_COMPILE in node.marks:
+                ops.add(_XLA)
+            if node.op not in bodies:
+                ops.add(node.op)
+            called = {name for name in (node.op, *node.calls) if name in bodies} - seen
+            seen |= called
+            todo += [bodies[name] for name in called]
+    return ops
