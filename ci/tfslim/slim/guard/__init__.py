@@ -23,7 +23,13 @@ from tfslim.slim.tree import TreeFile
 __all__ = ["plan_guard"]
 
 _DATA: Final = "_tfslim.json"
-_MODULES: Final = ("_tfslim.py", "_tfslim_guard.py", "_tfslim_ops.py", "_tfslim.pth")
+_MODULES: Final = (
+    "_tfslim.py",
+    "_tfslim_guard.py",
+    "_tfslim_ops.py",
+    "_tfslim_wire.py",
+    "_tfslim.pth",
+)
 # What is gone, and why: what several runs removed adds up.
 _MAPPINGS: Final = ("rules", "ops", "modules", "libraries")
 _TENSORFLOW: Final = "tensorflow/__init__.py"
