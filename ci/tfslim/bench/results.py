@@ -11,7 +11,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["COLD_START_PHASES", "ColdLaunch", "ColdStarts", "HttpRun", "InProcessRun", "Pull"]
+__all__ = [
+    "COLD_START_PHASES",
+    "ColdLaunch",
+    "ColdStarts",
+    "HttpRun",
+    "InProcessRun",
+    "LoadgenRun",
+    "Pull",
+]
 
 COLD_START_PHASES = (
     "create",
@@ -107,10 +115,13 @@ class InProcessRun(_Result):
         device: "CPU", or the GPU's name.
         batch_size: Samples a call.
         first_call_s: Seconds of the very first call (PTX is compiled and kernels are chosen in it).
-        latencies_s: Seconds of each call after warm-up, in order.
+        latencies_s: Seconds of each call after warm-up, in order: those of the last three windows.
         stable: Whether the last three windows agreed within 10 %.
         gpu: Medians of what the driver said meanwhile (utilisation, memory, power, clocks) and
             throttle reasons; empty on a CPU.
+        backend: What ran the model: "tensorflow" (Python) or "capi".
+        seconds: Wall time of the last three windows; None where it was not kept.
+        calls_before: Calls that came before: the first one, warm-up, windows that did not agree.
     """
 
     subject: str
@@ -122,6 +133,14 @@ class InProcessRun(_Result):
     latencies_s: tuple[float, ...]
     stable: bool
     gpu: dict[str, float | str] = {}
+    backend: str = ""
+    seconds: float | None = None
+    calls_before: int = 0
+
+    @property
+    def samples_per_second(self) -> float:
+        """Samples per second of wall time."""
+        return self.batch_size * len(self.latencies_s) / (self.seconds or sum(self.latencies_s))
 
 
 class HttpRun(_Result):
@@ -140,6 +159,12 @@ class HttpRun(_Result):
         seconds: Wall time.
         latencies_s: Seconds of each answered request, in the order in which they were due.
         failed: Requests without an answer of status 200, by reason.
+        gpu: As for `InProcessRun`.
+        limited_by: Why the load generator, and not the service, may have set these figures; empty
+            where it did not. Nothing should be claimed from a run that was limited so.
+        lag_s: 99th percentile of the seconds by which the generator itself was late; None for a
+            closed loop.
+        generator_cpu: Processor time of the load generator over wall time; at most about 1.
     """
 
     subject: str
@@ -153,8 +178,38 @@ class HttpRun(_Result):
     seconds: float
     latencies_s: tuple[float, ...]
     failed: dict[str, int] = {}
+    gpu: dict[str, float | str] = {}
+    limited_by: str = ""
+    lag_s: float | None = None
+    generator_cpu: float | None = None
 
     @property
     def samples_per_second(self) -> float:
         """Samples answered per second of wall time."""
         return self.batch_size * len(self.latencies_s) / self.seconds
+
+
+class LoadgenRun(_Result):
+    """One scenario driven by MLPerf's load generator over HTTP.
+
+    Attributes:
+        subject: What was measured.
+        device: "CPU", or the GPU's name.
+        scenario: As MLPerf names it.
+        valid: Whether LoadGen calls the run valid under the settings that were used.
+        early_stopping_met: Whether its early stopping criterion is met; None where it has none.
+        samples_per_query: More than 1 for MultiStream.
+        target_rate: Queries a second that Server was asked for; None for the others.
+        figures: LoadGen's own summary: name with unit to value.
+        settings: Where the run leaves MLPerf's rules (shorter, other sample sizes), as sentences.
+    """
+
+    subject: str
+    device: str
+    scenario: Literal["SingleStream", "MultiStream", "Server", "Offline"]
+    valid: bool
+    early_stopping_met: bool | None
+    samples_per_query: int
+    target_rate: float | None
+    figures: dict[str, float]
+    settings: tuple[str, ...]
