@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
@@ -617,7 +618,8 @@ def main() -> None:
 
 def _client(ui: Ui) -> Callable[[], DockerClient]:
     """Return what gives a client of the engine, for verbs that need one for images only."""
-    return lambda: find_engine(ui, setup=False).client()
+    engine = cache(lambda: find_engine(ui, setup=False))  # looked for once, when it is needed
+    return lambda: engine().client()
 
 
 def _fail(ui: Ui, error: TfslimError) -> NoReturn:
