@@ -89,19 +89,16 @@ def choose(wish: Literal["auto", "drop", "evict", "off"], folders: Sequence[Path
     return PageCache("off", "not measured: this user may not empty the page cache (needs root)")
 
 
-def image_folders(pid: int, container: str) -> tuple[Path, ...]:
+def image_folders(pid: int) -> tuple[Path, ...]:
     """Return the layers of a running container as folders, without the one it writes to.
 
     They are the lower folders of the overlay that is its root, as `/proc/PID/mountinfo` names
     them. Empty where that cannot be seen (another machine's engine, another file system).
 
     Args:
-        pid: The container's first process.
-        container: Its id: another process may have this number on this machine.
+        pid: The container's first process, as this machine numbers it.
     """
     try:
-        if container not in Path(f"/proc/{pid}/cgroup").read_text():
-            return ()
         mounts = Path(f"/proc/{pid}/mountinfo").read_text()
     except OSError:
         return ()
@@ -111,9 +108,11 @@ def image_folders(pid: int, container: str) -> tuple[Path, ...]:
 def lower_folders(mountinfo: str) -> tuple[Path, ...]:
     """Return the folders below the overlay at /, as a text in mountinfo's form names them."""
     for line in mountinfo.splitlines():
-        found = re.search(r"^\S+ \S+ \S+ \S+ / .* - overlay .*?\blowerdir=([^,\s]+)", line)
-        if found:
-            folders = [Path(part) for part in found[1].split(":") if part]
+        mount, _, options = line.partition(" - overlay ")
+        # One list, or, by the newer mount calls, `lowerdir+=` again and again.
+        lists = re.findall(r"\blowerdir\+?=([^,\s]+)", options)
+        if lists and mount.split()[4] == "/":
+            folders = [Path(part) for part in ":".join(lists).split(":") if part]
             # containerd shortens long lists to relative paths, which nobody else can resolve.
             return tuple(folders) if all(f.is_absolute() and f.is_dir() for f in folders) else ()
     return ()
