@@ -5,101 +5,132 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import platform
+import re
+import sys
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-
 from tfserve_app import tensors, tfserving
+from tfserve_app.asgi import (
+    ABORT,
+    BodyTooLargeError,
+    ClientGoneError,
+    Receive,
+    Request,
+    Response,
+    Scope,
+    Send,
+    TooSlowError,
+    send_response,
+)
 from tfserve_app.backend import Array, Signature
 from tfserve_app.errors import BackendBusyError, InputRejectedError
-from tfserve_app.service import NotReadyError, OverloadedError, Service
+from tfserve_app.memory import Memory, MemoryFullError
+from tfserve_app.service import NotReadyError, OverloadedError, Service, StoppingError
 from tfserve_app.tensors import RequestError
 
-__all__ = ["create_app"]
+__all__ = ["App", "create_app"]
 
 _JSON = "application/json"
 _NPY = "application/x-npy"
 _NPZ = "application/x-npz"
 # curl -d sends a form's content type with whatever it is given.
 _JSON_TYPES = ("", _JSON, "text/plain", "application/x-www-form-urlencoded")
-_RETRY = {"Retry-After": "1"}
+_RETRY = {"retry-after": "1"}
+_MODEL = r"/v1/models/(?P<model>[^/]+?)(?:/versions/(?P<version>[^/]+?))?"
 _T = TypeVar("_T")
 
-
-class BodyTooLargeError(Exception):
-    """The request is larger than MAX_BODY_BYTES."""
+_Handler = Callable[..., Awaitable[Response]]
 
 
-def create_app(service: Service) -> FastAPI:
-    """Return the application that serves one model."""
-    app = FastAPI(title="tfserve", docs_url=None, redoc_url=None)
-    _add_error_handlers(app, service)
-    _add_state_routes(app, service)
-    _add_predict_route(app, service)
-    _add_tensorflow_serving_routes(app, service)
-    return app
+def create_app(service: Service) -> App:
+    """Return the ASGI application that serves one model."""
+    return App(service)
 
 
-def _add_state_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/health")
-    async def health() -> Response:
+class App:
+    """The application: finds what a request is for, answers it, and names every error.
+
+    Args:
+        service: The model that is served.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._memory = Memory(service.settings.held_limit)
+        routes: list[tuple[str, str, _Handler]] = [
+            ("GET", "/health", self._health),
+            ("GET", "/ready", self._ready),
+            ("POST", "/predict", self._predict),
+            ("POST", f"{_MODEL}:predict", self._tensorflow_predict),
+            ("GET", f"{_MODEL}/metadata", self._metadata),
+            ("GET", _MODEL, self._status),
+        ]
+        self._routes = [(method, re.compile(path), handler) for method, path, handler in routes]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        with self._memory.hold(scope.get("state", {}).get(ABORT, _nothing)) as hold:
+            request = Request(scope, receive, hold)
+            try:
+                response = await self._answer(request)
+                hold.answer(len(response.body))
+            except ClientGoneError:
+                return
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 (none goes unanswered)
+                hold.drop()
+                response = _error(error, self._service)
+            await send_response(send, response, close=response.status == 408)
+
+    async def _answer(self, request: Request) -> Response:
+        path = request.path.rstrip("/") or "/"
+        allowed = set()
+        for method, pattern, handler in self._routes:
+            match = pattern.fullmatch(path)
+            if match and (request.method == method or (request.method, method) == ("HEAD", "GET")):
+                return await handler(request, **match.groupdict())
+            if match:
+                allowed.add(method)
+        if allowed:
+            headers = {"allow": ", ".join(sorted(allowed))}
+            return _json({"error": "Method Not Allowed"}, 405, headers)
+        raise RequestError("Not Found", status=404)
+
+    async def _health(self, _: Request) -> Response:
         """Alive: answered from the first moment, while the model still loads."""
-        return _json(_health(service))
+        return _json(_health(self._service))
 
-    @app.get("/ready")
-    async def ready() -> Response:
-        """Ready: 200 once the model is loaded and warm, 503 before."""
-        if not service.ready:
-            raise NotReadyError
-        return _json(_ready(service))
+    async def _ready(self, _: Request) -> Response:
+        """Ready: 200 once the model is loaded and warm, 503 before and while stopping."""
+        if self._service.stopping:
+            raise StoppingError
+        return _json(_ready(self._service))
 
-
-def _add_predict_route(app: FastAPI, service: Service) -> None:
-    @app.post("/predict")
-    async def predict(request: Request) -> Response:
+    async def _predict(self, request: Request) -> Response:
         """Predict from JSON, .npy or .npz; the answer is what Accept asks for."""
+        service = self._service
         backend = service.backend  # before the body is read: 503 while loading
         kind = _content_kind(request)
         accept = request.headers.get("accept", "")
-        name = request.query_params.get("signature")
-        body = await _read_body(request, service.settings.max_body_bytes)
+        name = request.query("signature")
+        body = await self._body(request)
 
         def work() -> Response:
             asked, inputs = _plain_inputs(service, kind, body, name)
             return _plain_answer(backend.predict(asked, inputs), asked, accept, kind)
 
-        return await _in_thread(service, work)
+        return await self._run(request, work)
 
-
-def _add_tensorflow_serving_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/models/{model}")
-    @app.get("/v1/models/{model}/versions/{version}")
-    async def status(model: str, version: str | None = None) -> Response:
-        """Model status, as TensorFlow Serving gives it."""
-        _check_model(service, model, version)
-        return _json(tfserving.status(service.version, available=service.ready))
-
-    @app.get("/v1/models/{model}/metadata")
-    @app.get("/v1/models/{model}/versions/{version}/metadata")
-    async def metadata(model: str, version: str | None = None) -> Response:
-        """Signatures with types and shapes."""
-        _check_model(service, model, version)
-        signatures = service.backend.signatures
-        default = service.default_signature
-        return _json(tfserving.metadata(model, service.version, signatures, default))
-
-    @app.post("/v1/models/{model}:predict")
-    @app.post("/v1/models/{model}/versions/{version}:predict")
-    async def predict(request: Request, model: str, version: str | None = None) -> Response:
+    async def _tensorflow_predict(
+        self, request: Request, model: str, version: str | None
+    ) -> Response:
         """Predict from rows or columns; the content type is not looked at, as in TF Serving."""
+        service = self._service
         _check_model(service, model, version)
         backend = service.backend
-        body = await _read_body(request, service.settings.max_body_bytes)
+        body = await self._body(request)
 
         def work() -> Response:
             parsed = tensors.load_json(body)
@@ -108,32 +139,48 @@ def _add_tensorflow_serving_routes(app: FastAPI, service: Service) -> None:
             outputs = backend.predict(asked, with_inputs.inputs)
             return _json(tfserving.render(outputs, rows=with_inputs.rows))
 
-        return await _in_thread(service, work)
+        return await self._run(request, work)
+
+    async def _status(self, _: Request, model: str, version: str | None) -> Response:
+        """Model status, as TensorFlow Serving gives it."""
+        service = self._service
+        _check_model(service, model, version)
+        return _json(tfserving.status(service.version, available=service.ready))
+
+    async def _metadata(self, _: Request, model: str, version: str | None) -> Response:
+        """Signatures with types and shapes."""
+        service = self._service
+        _check_model(service, model, version)
+        signatures = service.backend.signatures
+        default = service.default_signature
+        return _json(tfserving.metadata(model, service.version, signatures, default))
+
+    async def _body(self, request: Request) -> bytearray:
+        """Read the body, unless the queue is full already."""
+        self._service.check_room()
+        settings = self._service.settings
+        return await request.body(settings.max_body_bytes, settings.read_seconds)
+
+    async def _run(self, request: Request, work: Callable[[], Response]) -> Response:
+        """Parse, predict and serialise in a prediction thread; the event loop stays free.
+
+        Raises:
+            ClientGoneError: The client went; what had not begun never does.
+        """
+        result = asyncio.ensure_future(self._service.run(work))
+        gone = asyncio.ensure_future(request.gone())
+        try:
+            await asyncio.wait((result, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                raise ClientGoneError
+            return result.result()
+        finally:
+            result.cancel()
+            gone.cancel()
 
 
-async def _in_thread(service: Service, work: Callable[[], Response]) -> Response:
-    """Parse, predict and serialise in a prediction thread; the event loop stays free."""
-    return await asyncio.wrap_future(service.submit(work))
-
-
-async def _read_body(request: Request, limit: int) -> bytes:
-    """Read the request's body, never keeping more than `limit` bytes of it.
-
-    What a client still sends after an early answer is read and dropped by Uvicorn, so that the
-    client gets to see the answer.
-    """
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise RequestError("compressed request bodies are not supported", status=415)
-    if int(request.headers.get("content-length", "0")) > limit:
-        raise BodyTooLargeError
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise BodyTooLargeError
-        chunks.append(chunk)
-    return b"".join(chunks)
+def _nothing() -> None:
+    """End a connection that is not there: the application was called without a server."""
 
 
 def _content_kind(request: Request) -> str:
@@ -150,7 +197,7 @@ def _content_kind(request: Request) -> str:
 
 
 def _plain_inputs(
-    service: Service, kind: str, body: bytes, name: object
+    service: Service, kind: str, body: bytearray, name: object
 ) -> tuple[str, Mapping[str, Array]]:
     """Read the tensors of a /predict request and the signature they are for."""
     if kind == _JSON:
@@ -166,7 +213,9 @@ def _plain_inputs(
     return asked, _explained(lambda: _raw_inputs(kind, body, signature, limit), signature)
 
 
-def _raw_inputs(kind: str, body: bytes, signature: Signature, limit: int) -> Mapping[str, Array]:
+def _raw_inputs(
+    kind: str, body: bytearray, signature: Signature, limit: int
+) -> Mapping[str, Array]:
     """Read one .npy tensor for the only input, or the named tensors of a .npz."""
     if kind == _NPZ:
         arrays = tensors.read_npz(body, limit)
@@ -188,8 +237,8 @@ def _plain_answer(outputs: Mapping[str, Array], signature: str, accept: str, kin
         return _json({"signature": signature, "outputs": values})
     if len(outputs) == 1 and _NPZ not in accept:
         ((name, array),) = outputs.items()
-        return Response(tensors.write_npy(array, name), media_type=_NPY)
-    return Response(tensors.write_npz(outputs), media_type=_NPZ)
+        return Response(tensors.write_npy(array, name), content_type=_NPY)
+    return Response(tensors.write_npz(outputs), content_type=_NPZ)
 
 
 def _signature(service: Service, name: object) -> tuple[str, Signature]:
@@ -215,15 +264,17 @@ def _check_model(service: Service, model: str, version: str | None) -> None:
 
 def _health(service: Service) -> dict[str, object]:
     info = service.loaded.info if service.loaded else None
+    state = "stopping" if service.stopping else "ready" if service.ready else "loading"
     return {
         "status": "alive",
-        "state": "ready" if service.ready else "loading",
+        "state": state,
         "model": service.settings.model_name,
         "backend": info.name if info else None,
         "tensorflow": info.tensorflow_version if info else _installed_tensorflow(),
         "gpus": list(info.gpus) if info else None,
         "python": platform.python_version(),
         "uptime_seconds": round(time.monotonic() - service.started, 3),
+        **(info.details if info else {}),
     }
 
 
@@ -248,48 +299,40 @@ def _installed_tensorflow() -> str | None:
 
 
 def _json(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(tensors.dump_json(value), status, headers, _JSON)
+    return Response(tensors.dump_json(value), status, _JSON, headers or {})
 
 
-def _add_error_handlers(app: FastAPI, service: Service) -> None:
+def _error(error: BaseException, service: Service) -> Response:
     """Give every error TensorFlow Serving's form: a JSON object with the key `error`."""
+    match error:
+        case RequestError():
+            body: dict[str, object] = {"error": str(error)}
+            if error.signature is not None:
+                body["expected"] = error.signature.as_dict()
+            return _json(body, error.status)
+        case InputRejectedError():
+            return _json({"error": f"the model refused these inputs: {error}"}, 400)
+        case TooSlowError():
+            text = f"the body took longer than {service.settings.read_seconds} s (READ_SECONDS)"
+            return _json({"error": text}, 408)
+        case BodyTooLargeError():
+            limit = service.settings.max_body_bytes
+            text = f"the body is larger than {limit} bytes (MAX_BODY_BYTES)"
+            return _json({"error": text}, 413)
+        case _:
+            return _unavailable(error)
 
-    @app.exception_handler(RequestError)
-    async def bad_request(_: Request, error: RequestError) -> Response:
-        body: dict[str, object] = {"error": str(error)}
-        if error.signature is not None:
-            body["expected"] = error.signature.as_dict()
-        return _json(body, error.status)
 
-    @app.exception_handler(InputRejectedError)
-    async def rejected(_: Request, error: InputRejectedError) -> Response:
-        return _json({"error": f"the model refused these inputs: {error}"}, 400)
-
-    @app.exception_handler(BodyTooLargeError)
-    async def too_large(_: Request, __: BodyTooLargeError) -> Response:
-        limit = service.settings.max_body_bytes
-        text = f"the body is larger than {limit} bytes (MAX_BODY_BYTES)"
-        return _json({"error": text}, 413)
-
-    @app.exception_handler(NotReadyError)
-    async def not_ready(_: Request, __: NotReadyError) -> Response:
-        body = {"error": "the model is still loading", "state": "loading"}
-        return _json(body, 503, _RETRY)
-
-    @app.exception_handler(OverloadedError)
-    @app.exception_handler(BackendBusyError)
-    async def busy(_: Request, error: Exception) -> Response:
-        return _json({"error": f"too busy, try again: {error}".rstrip(": ")}, 503, _RETRY)
-
-    @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, __: ClientDisconnect) -> Response:
-        return Response(status_code=400)  # nobody is there to read it
-
-    @app.exception_handler(HTTPException)
-    async def not_found(_: Request, error: HTTPException) -> Response:
-        return _json({"error": error.detail}, error.status_code, error.headers)
-
-    @app.exception_handler(Exception)
-    async def failed(_: Request, error: Exception) -> Response:
-        # Uvicorn logs the traceback.
-        return _json({"error": f"the prediction failed: {type(error).__name__}"}, 500)
+def _unavailable(error: BaseException) -> Response:
+    """Answer 503 where the client may try again, and 500 where the fault is in here."""
+    match error:
+        case NotReadyError():
+            body = {"error": "the model is still loading", "state": "loading"}
+            return _json(body, 503, _RETRY)
+        case OverloadedError() | BackendBusyError() | MemoryFullError():
+            return _json({"error": f"too busy, try again: {error}".rstrip(": ")}, 503, _RETRY)
+        case StoppingError() | asyncio.CancelledError():  # cancelled after GRACE_SECONDS
+            return _json({"error": "the service is stopping", "state": "stopping"}, 503, _RETRY)
+        case _:
+            traceback.print_exception(error, file=sys.stderr)
+            return _json({"error": f"the prediction failed: {type(error).__name__}"}, 500)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -34,8 +35,10 @@ def leave(signum: int = 0, frame: FrameType | None = None) -> NoReturn:
     nothing left to save.
     """
     del signum, frame
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # A signal may come in the middle of a write to either of them.
+    with contextlib.suppress(RuntimeError, OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0)
 
 

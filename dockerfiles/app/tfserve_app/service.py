@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 
 from tfserve_app.backend import Array, Backend, Signature, TensorSpec, default_signature
+from tfserve_app.batching import JoiningBackend
 from tfserve_app.settings import Settings
 
-__all__ = ["NotReadyError", "OverloadedError", "Service", "WarmUp", "warm_up"]
+__all__ = ["NotReadyError", "OverloadedError", "Service", "StoppingError", "WarmUp", "warm_up"]
 
 _T = TypeVar("_T")
 
@@ -23,8 +25,12 @@ class NotReadyError(Exception):
     """The model is still loading."""
 
 
+class StoppingError(Exception):
+    """The service was told to end."""
+
+
 class OverloadedError(Exception):
-    """As many predictions run and wait as the settings allow."""
+    """As many predictions run and wait as the settings allow, or one waited too long."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,9 @@ class Service:
     Args:
         settings: The service's settings.
         version: The model's version, as TensorFlow Serving shows it.
+
+    Attributes:
+        stopping: Set once the service was told to end; `/ready` says so.
     """
 
     def __init__(self, settings: Settings, version: str = "1") -> None:
@@ -56,8 +65,10 @@ class Service:
         self.warmup: WarmUp | None = None
         self._backend: Backend | None = None
         self._default = ""
-        self._pool = ThreadPoolExecutor(settings.max_concurrency, thread_name_prefix="predict")
-        self._slots = threading.BoundedSemaphore(settings.max_concurrency + settings.max_queue)
+        self.stopping = False
+        self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="predict")
+        self._free = asyncio.Semaphore(settings.threads)
+        self._pending = 0
 
     @property
     def ready(self) -> bool:
@@ -91,42 +102,85 @@ class Service:
         Raises:
             ModelLoadError: It cannot be served.
         """
-        self._backend = open_backend()
-        self._default = default_signature(self._backend.signatures)
-        self.warmup = warm_up(self._backend)
+        backend = open_backend()
+        settings = self.settings
+        if settings.max_batch:
+            wait = settings.batch_wait_ms / 1000
+            backend = JoiningBackend(backend, settings.max_batch, wait, settings.max_concurrency)
+        self._backend = backend
+        self._default = default_signature(backend.signatures)
+        self.warmup = warm_up(backend, settings.warmup_batches)
 
-    def submit(self, work: Callable[[], _T]) -> Future[_T]:
-        """Run work in a prediction thread.
+    def check_room(self) -> None:
+        """Check that a prediction would find a place in the queue.
 
         Raises:
-            OverloadedError: The queue is full.
+            OverloadedError: It is full.
         """
-        if not self._slots.acquire(blocking=False):
+        if self._pending >= self.settings.admitted:
             raise OverloadedError
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """Run work in a prediction thread; cancelled while it waits, it never starts.
+
+        Waiting is done here and not in the pool's own queue, where what is cancelled would stay,
+        with its request's body, until a thread is free.
+
+        Raises:
+            OverloadedError: The queue is full, or no thread was free within QUEUE_SECONDS.
+        """
+        self.check_room()
+        self._pending += 1
+        try:
+            async with asyncio.timeout(self.settings.queue_seconds):
+                await self._free.acquire()
+        except BaseException as error:
+            self._pending -= 1
+            if isinstance(error, TimeoutError):
+                seconds = self.settings.queue_seconds
+                raise OverloadedError(f"no prediction could start within {seconds} s") from None
+            raise
+        loop = asyncio.get_running_loop()
         future = self._pool.submit(work)
-        future.add_done_callback(lambda _: self._slots.release())
-        return future
+        # Not when this coroutine ends: its client may go while the thread still works.
+        future.add_done_callback(lambda _: self._give_back(loop))
+        return await asyncio.wrap_future(future)
+
+    def _give_back(self, loop: asyncio.AbstractEventLoop) -> None:
+        def release() -> None:
+            self._pending -= 1
+            self._free.release()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended: so does the process
+            loop.call_soon_threadsafe(release)
 
 
-def warm_up(backend: Backend) -> WarmUp:
-    """Run every signature once on a batch of one, so that no client pays for first use."""
+def warm_up(backend: Backend, batches: Sequence[int] = (1,)) -> WarmUp:
+    """Run every signature once on each size of batch, so that no client pays for first use."""
     start = time.monotonic()
     failed: dict[str, str] = {}
     for name, signature in backend.signatures.items():
-        try:
-            backend.predict(name, zeros(signature))
-        except Exception as error:  # noqa: BLE001 (whatever a model raises on zeros is reported)
-            failed[name] = f"{type(error).__name__}: {error}"
+        for rows in batches:
+            try:
+                backend.predict(name, zeros(signature, rows))
+            except Exception as error:  # noqa: BLE001 (what a model raises on zeros is reported)
+                failed[name] = f"{type(error).__name__}: {error}"
     return WarmUp(time.monotonic() - start, failed)
 
 
-def zeros(signature: Signature) -> Mapping[str, Array]:
-    """Return a batch of one: zeros, False and empty strings; unknown sizes become 1."""
-    return {name: _zero(spec) for name, spec in signature.inputs.items()}
+def zeros(signature: Signature, rows: int = 1) -> Mapping[str, Array]:
+    """Return a batch of zeros, False and empty strings.
+
+    Args:
+        signature: What the batch is for.
+        rows: Size of an unknown first dimension; other unknown sizes become 1.
+    """
+    return {name: _zero(spec, rows) for name, spec in signature.inputs.items()}
 
 
-def _zero(spec: TensorSpec) -> Array:
-    shape = tuple(1 if size < 0 else size for size in spec.shape or ())
+def _zero(spec: TensorSpec, rows: int) -> Array:
+    sizes = spec.shape or ()
+    shape = tuple((1 if axis else rows) if size < 0 else size for axis, size in enumerate(sizes))
     if spec.dtype == "string":
         return np.full(shape, b"", dtype=object)
     return np.zeros(shape, dtype="float32" if spec.dtype == "bfloat16" else spec.dtype)

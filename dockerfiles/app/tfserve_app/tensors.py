@@ -73,19 +73,29 @@ def pick_signature(
     return name, signatures[name]
 
 
-def load_json(body: bytes) -> dict[str, object]:
-    """Parse a request body that must be a JSON object.
+def load_json(body: bytes | bytearray) -> dict[str, object]:
+    """Parse a request body that must be a JSON object, without a key twice in any object.
 
     Raises:
         RequestError: It is not.
     """
     try:
-        value = json.loads(body)
+        value = json.loads(body, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise RequestError(f"the body is not JSON: {reason}") from None
     if not isinstance(value, dict):
         raise RequestError(f"the body must be a JSON object, not {_json_type(value)}")
+    return value
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        for key, _ in pairs:
+            if key not in value:
+                raise ValueError(f"the key {_short(key)} is there twice")
+            del value[key]
     return value
 
 
@@ -142,7 +152,7 @@ def wire_dtype(spec: TensorSpec) -> np.dtype[np.generic]:
         raise RequestError(f"tensors of type {spec.dtype} cannot be sent over HTTP") from None
 
 
-def read_npy(body: bytes) -> Array:
+def read_npy(body: bytes | bytearray) -> Array:
     """Read one .npy file without copying it, and never more than the body holds.
 
     `np.load` would allocate whatever the header claims, and may unpickle; this does neither.
@@ -177,7 +187,7 @@ def read_npy(body: bytes) -> Array:
     return flat.reshape(shape, order="F" if fortran_order else "C")
 
 
-def read_npz(body: bytes, limit: int) -> dict[str, Array]:
+def read_npz(body: bytes | bytearray, limit: int) -> dict[str, Array]:
     """Read the named tensors of a .npz file, at most `limit` bytes of them unpacked.
 
     Raises:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from client import Client
 from fake_backend import FakeBackend
-from fastapi.testclient import TestClient
 
 from tfserve_app.api import create_app
 from tfserve_app.service import Service
@@ -29,6 +29,6 @@ def service(backend: FakeBackend) -> Service:
 
 
 @pytest.fixture
-def client(service: Service) -> Iterator[TestClient]:
-    with TestClient(create_app(service), raise_server_exceptions=False) as client:
+def client(service: Service) -> Iterator[Client]:
+    with Client(create_app(service)) as client:
         yield client

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from client import Client
 from fake_backend import FakeBackend
-from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -50,7 +50,7 @@ def claiming(shape: str) -> bytes:
 
 def test_health_and_ready_before_and_after_the_model_is_there(backend: FakeBackend) -> None:
     service = Service(Settings(model_name="toy"))
-    client = TestClient(create_app(service))
+    client = Client(create_app(service))
     health = client.get("/health")
     assert health.status_code == 200
     assert health.json()["state"] == "loading"
@@ -92,12 +92,12 @@ def test_a_model_that_refuses_zeros_is_served_all_the_same(backend: FakeBackend)
     backend.on_predict = refuse
     service = Service(Settings())
     service.load(lambda: backend)
-    ready = TestClient(create_app(service)).get("/ready")
+    ready = Client(create_app(service)).get("/ready")
     assert ready.status_code == 200
     assert ready.json()["warmup_failed"] == {"two": "InputRejectedError: not a JPEG"}
 
 
-def test_metadata_in_both_forms(client: TestClient) -> None:
+def test_metadata_in_both_forms(client: Client) -> None:
     answer = client.get("/v1/models/toy/metadata").json()
     assert answer["model_spec"] == {"name": "toy", "signature_name": "", "version": "7"}
     signature = answer["metadata"]["signature_def"]["signature_def"]["serving_default"]
@@ -121,19 +121,19 @@ def test_metadata_in_both_forms(client: TestClient) -> None:
 # --- /predict ---
 
 
-def test_predict_json(client: TestClient) -> None:
+def test_predict_json(client: Client) -> None:
     answer = client.post("/predict", json={"inputs": {"x": [[1, 2.5]]}})
     assert answer.status_code == 200
     assert answer.json() == {"signature": "serving_default", "outputs": {"y": [[2.0, 5.0]]}}
     assert client.post("/predict", json={"inputs": [[1, 2.5]]}).json() == answer.json()
 
 
-def test_predict_takes_what_curl_sends(client: TestClient) -> None:
+def test_predict_takes_what_curl_sends(client: Client) -> None:
     form = {"content-type": "application/x-www-form-urlencoded"}
     assert client.post("/predict", content=b'{"inputs":[[1,2]]}', headers=form).status_code == 200
 
 
-def test_predict_npy_in_npy_out(client: TestClient) -> None:
+def test_predict_npy_in_npy_out(client: Client) -> None:
     x = np.array([[1, 2], [3, 4]], dtype=np.float32)
     for array in (x, np.asfortranarray(x), x.astype(">f4")):
         answer = client.post("/predict", content=npy(array), headers=NPY)
@@ -144,7 +144,7 @@ def test_predict_npy_in_npy_out(client: TestClient) -> None:
         np.testing.assert_array_equal(out, x * 2)
 
 
-def test_accept_decides_the_form_of_the_answer(client: TestClient) -> None:
+def test_accept_decides_the_form_of_the_answer(client: Client) -> None:
     x = np.ones((1, 2), dtype=np.float32)
     json_answer = client.post(
         "/predict", content=npy(x), headers={**NPY, "accept": "application/json"}
@@ -160,7 +160,7 @@ def test_accept_decides_the_form_of_the_answer(client: TestClient) -> None:
     assert np.load(io.BytesIO(as_npy.content)).shape == (1, 2)
 
 
-def test_predict_npz_with_several_inputs(client: TestClient) -> None:
+def test_predict_npz_with_several_inputs(client: Client) -> None:
     body = npz(a=np.array([1, 2], np.int32), b=np.array(["ä", "b"]))
     answer = client.post(
         "/predict?signature=two", content=body, headers={**NPZ, "accept": "application/json"}
@@ -172,7 +172,7 @@ def test_predict_npz_with_several_inputs(client: TestClient) -> None:
     }
 
 
-def test_strings_as_npy_and_complex_as_json_are_406(client: TestClient) -> None:
+def test_strings_as_npy_and_complex_as_json_are_406(client: Client) -> None:
     body = npz(a=np.array([1], np.int32), b=np.array([b"x"]))
     strings = client.post("/predict?signature=two", content=body, headers=NPZ)
     assert strings.status_code == 406
@@ -213,13 +213,13 @@ def test_strings_as_npy_and_complex_as_json_are_406(client: TestClient) -> None:
         (b'{"inputs":"' + b"x" * 2000 + b'"}', 413, "larger than 2000 bytes (MAX_BODY_BYTES)"),
     ],
 )
-def test_bad_json_is_named(client: TestClient, body: bytes, status: int, said: str) -> None:
+def test_bad_json_is_named(client: Client, body: bytes, status: int, said: str) -> None:
     answer = client.post("/predict", content=body)
     assert answer.status_code == status, answer.text
     assert said in answer.json()["error"]
 
 
-def test_an_error_about_tensors_carries_the_signature(client: TestClient) -> None:
+def test_an_error_about_tensors_carries_the_signature(client: Client) -> None:
     answer = client.post("/predict", json={"inputs": [1]})
     assert answer.json()["expected"] == {
         "inputs": {"x": {"dtype": "float32", "shape": [-1, 2]}},
@@ -246,13 +246,13 @@ def test_an_error_about_tensors_carries_the_signature(client: TestClient) -> Non
         (claiming("(2,"), "not a .npy file"),
     ],
 )
-def test_bad_npy_is_named(client: TestClient, body: bytes, said: str) -> None:
+def test_bad_npy_is_named(client: Client, body: bytes, said: str) -> None:
     answer = client.post("/predict", content=body, headers=NPY)
     assert answer.status_code == 400, answer.text
     assert said in answer.json()["error"]
 
 
-def test_raw_tensor_errors(client: TestClient, backend: FakeBackend) -> None:
+def test_raw_tensor_errors(client: Client, backend: FakeBackend) -> None:
     x = npy(np.ones((1, 2), np.float32))
     many = client.post("/predict?signature=two", content=x, headers=NPY)
     assert "has 2 inputs; send application/x-npz" in many.json()["error"]
@@ -271,7 +271,7 @@ def test_raw_tensor_errors(client: TestClient, backend: FakeBackend) -> None:
     assert backend.calls == [], "nothing malformed reaches the model"
 
 
-def test_a_streamed_body_over_the_limit_is_413(client: TestClient) -> None:
+def test_a_streamed_body_over_the_limit_is_413(client: Client) -> None:
     answer = client.post("/predict", content=(b"x" * 500 for _ in range(10)))
     assert answer.status_code == 413
 
@@ -279,7 +279,7 @@ def test_a_streamed_body_over_the_limit_is_413(client: TestClient) -> None:
 # --- TensorFlow Serving's form ---
 
 
-def test_rows_and_columns(client: TestClient) -> None:
+def test_rows_and_columns(client: Client) -> None:
     rows = client.post(TOY, json={"instances": [[1, 2], [3, 4]]})
     assert rows.json() == {"predictions": [[2.0, 4.0], [6.0, 8.0]]}
     columns = client.post(TOY, json={"inputs": [[1, 2], [3, 4]]})
@@ -289,7 +289,7 @@ def test_rows_and_columns(client: TestClient) -> None:
     assert client.post("/v1/models/toy/versions/7:predict", json={"inputs": [[1, 2]]}).is_success
 
 
-def test_several_tensors_by_row_and_by_column(client: TestClient) -> None:
+def test_several_tensors_by_row_and_by_column(client: Client) -> None:
     rows = client.post(
         TOY,
         json={
@@ -309,7 +309,7 @@ def test_several_tensors_by_row_and_by_column(client: TestClient) -> None:
     assert columns.json()["outputs"]["doubled"] == [2, 4]
 
 
-def test_floats_that_are_not_finite_travel_as_tokens(client: TestClient) -> None:
+def test_floats_that_are_not_finite_travel_as_tokens(client: Client) -> None:
     answer = client.post(TOY, content=b'{"instances": [[NaN, -Infinity]]}')
     assert answer.text == '{"predictions":[[NaN,-Infinity]]}'
 
@@ -332,7 +332,7 @@ def test_floats_that_are_not_finite_travel_as_tokens(client: TestClient) -> None
     ],
 )
 def test_tensorflow_serving_errors(
-    client: TestClient, path: str, body: object, status: int, said: str
+    client: Client, path: str, body: object, status: int, said: str
 ) -> None:
     answer = client.post(path, json=body)
     assert answer.status_code == status, answer.text
@@ -347,7 +347,7 @@ def test_tensorflow_serving_errors(
     [(InputRejectedError("in[0]"), 400), (BackendBusyError("OOM"), 503), (OSError("boom"), 500)],
 )
 def test_failures_of_the_backend(
-    client: TestClient, backend: FakeBackend, error: Exception, status: int
+    client: Client, backend: FakeBackend, error: Exception, status: int
 ) -> None:
     def fail(_: str) -> None:
         raise error
@@ -377,7 +377,7 @@ def test_beyond_the_queue_503_and_health_still_answers(backend: FakeBackend) -> 
             running = asyncio.create_task(client.post("/predict", json=body))
             await asyncio.to_thread(started.wait, 10)
             waiting = asyncio.create_task(client.post("/predict", json=body))
-            while service._pool._work_queue.qsize() == 0:
+            while service._pending < 2:
                 await asyncio.sleep(0.01)
             shed = await client.post("/predict", json=body)
             assert shed.status_code == 503
@@ -416,7 +416,7 @@ _fuzz = settings(
 
 @_fuzz
 @given(value=_request)
-def test_any_json_is_answered_without_a_500(client: TestClient, value: object) -> None:
+def test_any_json_is_answered_without_a_500(client: Client, value: object) -> None:
     body = json.dumps(value).encode()
     for path in ("/predict", TOY):
         answer = client.post(path, content=body)
@@ -427,7 +427,7 @@ def test_any_json_is_answered_without_a_500(client: TestClient, value: object) -
 @_fuzz
 @given(at=st.integers(0, 400), noise=st.binary(max_size=8), kind=st.sampled_from([NPY, NPZ, {}]))
 def test_any_damaged_body_is_answered_without_a_500(
-    client: TestClient, at: int, noise: bytes, kind: dict[str, str]
+    client: Client, at: int, noise: bytes, kind: dict[str, str]
 ) -> None:
     x = np.ones((1, 2), np.float32)
     whole = npz(x=x) if kind is NPZ else npy(x) if kind is NPY else b'{"inputs":[[1,2]]}'
