@@ -26,6 +26,7 @@ __all__ = [
     "ImageConfig",
     "ModelConfig",
     "SecretsConfig",
+    "Threshold",
     "VariantName",
     "json_schema",
     "load_config",
@@ -45,6 +46,7 @@ BaseSource = Literal["auto", "registry", "debian"]
 DEFAULT_FILE = Path("tfslim.yaml")
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|TB|KiB|MiB|GiB)?", re.ASCII)
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%", re.ASCII)
 _UNITS = {
     "B": 1,
     "kB": 10**3,
@@ -65,6 +67,23 @@ def _parse_bytes(value: object) -> object:
     if match is None:
         raise ValueError(f"{value!r} is not a size; write bytes or a unit, such as '800 MB'")
     return round(float(match[1]) * _UNITS[match[2] or "B"])
+
+
+def _parse_share(value: object) -> object:
+    """Read "5 %" as 0.05; a plain number is a share already."""
+    if not isinstance(value, str):
+        return value
+    match = _PERCENT.fullmatch(value.strip())
+    if match is None:
+        raise ValueError(f"{value!r} is not a share; write a percentage, such as '5 %'")
+    return float(match[1]) / 100
+
+
+def _parse_growth(value: object) -> object:
+    """Read "50 MB" as bytes, and leave "2 %" as it is."""
+    if isinstance(value, str) and _PERCENT.fullmatch(value.strip()):
+        return value.strip()
+    return _parse_bytes(value)
 
 
 def _version_text(value: object) -> object:
@@ -89,6 +108,18 @@ Bytes = Annotated[
     int,
     BeforeValidator(_parse_bytes, json_schema_input_type=int | str),
     Field(gt=0, examples=["800 MB", 2_500_000_000]),
+]
+
+
+Share = Annotated[
+    float,
+    BeforeValidator(_parse_share, json_schema_input_type=float | str),
+    Field(gt=0, le=10, examples=["5 %", 0.05]),
+]
+Growth = Annotated[
+    int | str,
+    BeforeValidator(_parse_growth, json_schema_input_type=int | str),
+    Field(examples=["50 MB", "2 %"]),
 ]
 
 
@@ -172,10 +203,36 @@ class BenchConfig(_Section):
 
 
 class Budget(_Section):
-    """Upper limits of one image; a broken one fails the run after the report is written."""
+    """Limits of one image; a broken one fails the run after the report is written."""
 
     max_pull: Bytes | None = Field(None, description="Compressed bytes of all layers.")
     max_disk: Bytes | None = Field(None, description="Bytes of the unpacked file system.")
+    max_cold_start: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Seconds from asking for a container to the first answer: with a cold page "
+        "cache where that was measured, else with a warm one.",
+    )
+    min_throughput: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Samples a second, in the best of the batch sizes that were measured."
+    )
+    max_growth: Growth | None = Field(
+        None, description="How much pull and disk may each grow against the baseline."
+    )
+    libraries: dict[str, Bytes] = Field(
+        default_factory=dict, description="Bytes of a shared library by its file name."
+    )
+
+
+class Threshold(_Section):
+    """From which change on a measure counts. In each name `*` stands for any text."""
+
+    variant: str = "*"
+    machine: str = Field("*", description="Key of a machine, as a record has it.")
+    measure: str = Field("*", description="Name of a measure, see docs/record.md.")
+    change: Share = Field(description="Relative change.")
+    least_bytes: Annotated[
+        int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(ge=0)
+    ] = Field(1_000_000, description="Of a size: a smaller change never counts.")
 
 
 class Config(_Section):
@@ -241,7 +298,16 @@ class Config(_Section):
     cache: CacheConfig = CacheConfig()
     secrets: SecretsConfig = SecretsConfig()
     bench: BenchConfig = BenchConfig()
-    budgets: dict[VariantName, Budget] = Field(default_factory=dict)
+    budgets: dict[VariantName | Literal["default"], Budget] = Field(
+        default_factory=dict,
+        description="By variant. default: what the others but stock do not set themselves.",
+    )
+    thresholds: tuple[Threshold, ...] = Field(
+        (), description="For comparing with a baseline; the last that fits is taken."
+    )
+    baseline: str | None = Field(
+        None, description="What `tfslim report` compares with, as its option --baseline takes it."
+    )
 
 
 def json_schema() -> dict[str, Any]:
