@@ -6,10 +6,19 @@ import time
 
 FIRST_LINE = time.monotonic()
 
-from tfserve_app import process  # noqa: E402 (the clock is read before anything else)
+import os  # noqa: E402 (the clock is read before anything else)
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+from tfserve_app import process  # noqa: E402
 from tfserve_app.errors import ModelLoadError, SettingsError  # noqa: E402
 from tfserve_app.savedmodel import locate  # noqa: E402
 from tfserve_app.settings import Settings  # noqa: E402
+
+if TYPE_CHECKING:  # it would import NumPy before a wrong setting is told
+    from tfserve_app.backend import Backend
+    from tfserve_app.capi.options import SessionOptions
 
 
 def main() -> None:
@@ -19,20 +28,53 @@ def main() -> None:
     try:
         settings = Settings.from_env()
         location = locate(settings.model_path)
+        open_backend = _opener(settings.backend, location.path)
     except SettingsError as error:
         process.fail(str(error), process.EXIT_SETTINGS)
     except ModelLoadError as error:
         process.fail(f"model cannot be served: {error}", process.EXIT_MODEL)
     # Not at the top: a wrong setting or path is told before these are imported.
     from tfserve_app.server import serve  # noqa: PLC0415
-    from tfserve_app.tensorflow_backend import TensorFlowBackend  # noqa: PLC0415
 
     marks["http_imported"] = time.monotonic()
 
-    def log(line: str) -> None:
-        process.log_event("note", message=line)
+    serve(settings, location.version, open_backend, marks)
 
-    serve(settings, location.version, lambda: TensorFlowBackend(location.path, log), marks)
+
+def _opener(backend: str, model: Path) -> Callable[[], Backend]:
+    """Return what opens the model.
+
+    The native backend begins at once, in a thread of its own: most of it is not Python, and runs
+    while Python imports the HTTP server.
+
+    Raises:
+        SettingsError: A value is not what its variable takes.
+    """
+    if backend == "tensorflow":
+        return lambda: _open_tensorflow(model)
+    from tfserve_app.ahead import Ahead  # noqa: PLC0415
+    from tfserve_app.capi.options import SessionOptions  # noqa: PLC0415
+
+    options = SessionOptions.from_env()
+    return Ahead(lambda: _open_capi(model, options)).result
+
+
+def _open_tensorflow(model: Path) -> Backend:
+    from tfserve_app.tensorflow_backend import TensorFlowBackend  # noqa: PLC0415
+
+    return TensorFlowBackend(model, _note)
+
+
+def _open_capi(model: Path, options: SessionOptions) -> Backend:
+    # Without it NumPy starts a thread for every core, for matrices that nobody multiplies here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from tfserve_app.capi.backend import CapiBackend  # noqa: PLC0415
+
+    return CapiBackend(model, _note, options)
+
+
+def _note(line: str) -> None:
+    process.log_event("note", message=line)
 
 
 if __name__ == "__main__":

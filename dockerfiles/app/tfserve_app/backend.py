@@ -6,7 +6,7 @@ Nothing here imports TensorFlow. A backend is loaded once, and then predicts fro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -79,11 +79,13 @@ class BackendInfo:
         name: Which backend this is.
         tensorflow_version: Version of the TensorFlow that runs the model.
         gpus: The GPUs it uses, by name; empty on a CPU.
+        details: What else a backend has to tell, added to the answer as it is.
     """
 
     name: str
     tensorflow_version: str
     gpus: tuple[str, ...]
+    details: Mapping[str, object] = field(default_factory=dict)
 
 
 class Backend(Protocol):

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from tfserve_app.errors import ModelLoadError
 
-__all__ = ["Location", "locate"]
+__all__ = ["FROZEN_FILE", "Location", "locate"]
 
-_GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")
+FROZEN_FILE = "freeze.json"  # what `python -m tfserve_app.freeze` writes beside its graph
+_GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt", FROZEN_FILE)
 _OTHER_FORMATS = {
     ".keras": "a Keras file",
     ".h5": "a Keras HDF5 file",

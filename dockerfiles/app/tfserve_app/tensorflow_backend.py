@@ -14,6 +14,7 @@ import numpy as np
 
 from tfserve_app.backend import Array, BackendInfo, Signature, TensorSpec
 from tfserve_app.errors import BackendBusyError, InputRejectedError, ModelLoadError
+from tfserve_app.savedmodel import FROZEN_FILE
 
 __all__ = ["TensorFlowBackend"]
 
@@ -92,6 +93,11 @@ class TensorFlowBackend:
             raise InputRejectedError(_first_line(error)) from error
 
     def _load(self, path: Path, log: Callable[[str], None]) -> Any:
+        if (path / FROZEN_FILE).is_file():
+            raise ModelLoadError(
+                f"{path}: is a frozen model ({FROZEN_FILE}), which only BACKEND=capi serves; set "
+                "that, or serve the SavedModel it was made from"
+            )
         _refuse_removed_ops(path)
         try:
             try:

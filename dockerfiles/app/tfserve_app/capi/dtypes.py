@@ -1,0 +1,107 @@
+"""TensorFlow's types by number, and what carries them in NumPy.
+
+The numbers are those of TF_DataType in tensorflow/c/tf_datatype.h, which are those of the enum
+DataType in tensorflow/core/framework/types.proto.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from tfserve_app.backend import Array
+
+__all__ = [
+    "BFLOAT16",
+    "NAMES",
+    "STRING",
+    "bfloat16_from_float32",
+    "bfloat16_to_float32",
+    "numpy_dtype",
+    "plain_number",
+]
+
+STRING = 7
+BFLOAT16 = 14
+
+_REFERENCE = 100  # types.proto: DT_FLOAT_REF is DT_FLOAT + 100, and so on
+
+NAMES: dict[int, str] = {
+    1: "float32",
+    2: "float64",
+    3: "int32",
+    4: "uint8",
+    5: "int16",
+    6: "int8",
+    STRING: "string",
+    8: "complex64",
+    9: "int64",
+    10: "bool",
+    11: "qint8",
+    12: "quint8",
+    13: "qint32",
+    BFLOAT16: "bfloat16",
+    15: "qint16",
+    16: "quint16",
+    17: "uint16",
+    18: "complex128",
+    19: "float16",
+    20: "resource",
+    21: "variant",
+    22: "uint32",
+    23: "uint64",
+    24: "float8_e5m2",
+    25: "float8_e4m3fn",
+    26: "float8_e4m3fnuz",
+    27: "float8_e4m3b11fnuz",
+    28: "float8_e5m2fnuz",
+    29: "int4",
+    30: "uint4",
+    31: "int2",
+    32: "uint2",
+    33: "float4_e2m1fn",
+}
+
+# The types that NumPy has under the same name: their memory is the same, too. Quantised types mean
+# nothing without their scale, float8 and int4 have no NumPy type, and handles have no value.
+_PLAIN = frozenset(
+    {
+        *("float16", "float32", "float64", "complex64", "complex128", "bool"),
+        *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    }
+)
+
+
+def plain_number(number: int) -> int:
+    """Return the type that a reference type of TensorFlow 1 refers to, or the type itself."""
+    return number - _REFERENCE if number > _REFERENCE else number
+
+
+def numpy_dtype(number: int) -> np.dtype[np.generic] | None:
+    """Return the NumPy type with the same memory; None where there is none.
+
+    bfloat16 is uint16 here: its bits.
+    """
+    if number == BFLOAT16:
+        return np.dtype(np.uint16)
+    name = NAMES.get(number, "")
+    return np.dtype(name) if name in _PLAIN else None
+
+
+def bfloat16_to_float32(bits: Array) -> Array:
+    """Return bfloat16 values, given as uint16, as float32: the upper half of its bits."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def bfloat16_from_float32(values: Array) -> Array:
+    """Return float32 values rounded to bfloat16 (to nearest, ties to even), as uint16.
+
+    As Eigen's float_to_bfloat16_rtne, which tf.cast uses: a NaN becomes a quiet NaN of its sign.
+    """
+    contiguous = np.ascontiguousarray(values, np.float32).reshape(values.shape)
+    bits = contiguous.view(np.uint32).astype(np.uint64)
+    odd = (bits >> np.uint64(16)) & np.uint64(1)
+    rounded = (bits + np.uint64(0x7FFF) + odd) >> np.uint64(16)
+    quiet = (bits >> np.uint64(16)) & np.uint64(0x8000) | np.uint64(0x7FC0)
+    return cast(Array, np.where(np.isnan(contiguous), quiet, rounded).astype(np.uint16))

@@ -1,0 +1,174 @@
+"""What a SavedModel says of itself: tags, signatures, ops; read from its bytes alone.
+
+Field numbers: tensorflow/core/protobuf/saved_model.proto and meta_graph.proto,
+tensorflow/core/framework/graph.proto, node_def.proto, function.proto and attr_value.proto.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfserve_app.backend import TensorSpec
+from tfserve_app.capi.dtypes import NAMES, plain_number
+from tfserve_app.capi.wire import Message, WireError
+
+__all__ = ["Endpoint", "Entry", "MetaGraph", "UnsupportedSignatureError", "read_meta_graphs"]
+
+# Run by the loader, not by a client (tensorflow/cc/saved_model/constants.h).
+_LOADERS_OWN = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
+
+
+class UnsupportedSignatureError(ValueError):
+    """A signature has a tensor that is no plain one; the text says which."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A named tensor of a signature.
+
+    Attributes:
+        tensor: Its name in the graph, as in `serving_default_x:0`.
+        dtype: TensorFlow's number of its type.
+        spec: Type and shape as the service knows them.
+    """
+
+    tensor: str
+    dtype: int
+    spec: TensorSpec
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A signature: its inputs and outputs by name, sorted."""
+
+    inputs: Mapping[str, Endpoint]
+    outputs: Mapping[str, Endpoint]
+
+
+class MetaGraph:
+    """One graph of a SavedModel, read when it is asked for.
+
+    Args:
+        message: An encoded MetaGraphDef.
+
+    Raises:
+        WireError: From every method: the bytes are none.
+    """
+
+    def __init__(self, message: Message) -> None:
+        self._message = message
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags, in order: what a loader names it by."""
+        info = self._message.message(1)
+        return () if info is None else tuple(info.texts(4))
+
+    def signature_names(self) -> list[str]:
+        """Return the names of the signatures a client may ask for, sorted."""
+        return sorted(name for name, _ in self._signatures())
+
+    def entry(self, name: str) -> Entry:
+        """Return one signature.
+
+        Raises:
+            UnsupportedSignatureError: A tensor of it is sparse, ragged or the like.
+        """
+        found = dict(self._signatures())[name]
+        return Entry(_endpoints(found, 1), _endpoints(found, 2))
+
+    def op_types(self) -> set[str]:
+        """Return the op types of the graph and of all functions it calls, directly or not.
+
+        With `@xla` where XLA must compile a part, and `@keras-rnn` where a function has a twin
+        for cuDNN: what tfslim's guard of a slim environment calls them.
+        """
+        graph = self._message.message(2)
+        return set() if graph is None else _op_types(graph)
+
+    def _signatures(self) -> Iterator[tuple[str, Message]]:
+        return ((name, one) for name, one in self._message.map(5) if name not in _LOADERS_OWN)
+
+
+def read_meta_graphs(path: Path) -> list[MetaGraph]:
+    """Return the graphs of a SavedModel's `saved_model.pb`.
+
+    Raises:
+        WireError: It is not one.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            raise WireError("the file is empty")
+        # Mapped: of a large graph only the few pages with signatures are read.
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    graphs = [MetaGraph(message) for message in Message(data).messages(2)]
+    if not graphs:
+        raise WireError("it has no graph")
+    return graphs
+
+
+def _endpoints(signature: Message, number: int) -> dict[str, Endpoint]:
+    infos = dict(signature.map(number))
+    return {name: _endpoint(name, infos[name]) for name in sorted(infos)}
+
+
+def _endpoint(name: str, info: Message) -> Endpoint:
+    """Read a TensorInfo."""
+    tensor, dtype = info.text(1), plain_number(info.number(2))
+    if not tensor:
+        raise UnsupportedSignatureError(f"{name!r} is a sparse or composite tensor")
+    if dtype not in NAMES:
+        raise UnsupportedSignatureError(f"{name!r} has the unknown type {dtype}")
+    if ":" not in tensor:
+        raise UnsupportedSignatureError(f"{name!r} is the operation {tensor!r}, not a tensor")
+    return Endpoint(tensor, dtype, TensorSpec(NAMES[dtype], _shape(info.message(3))))
+
+
+def _shape(shape: Message | None) -> tuple[int, ...] | None:
+    """Read a TensorShapeProto; one that is not set is a scalar's."""
+    if shape is None:
+        return ()
+    if shape.number(3):
+        return None
+    return tuple(size.number(1) for size in shape.messages(2))
+
+
+def _op_types(graph: Message) -> set[str]:
+    library = graph.message(2) or Message(b"")
+    functions = {
+        (one.message(1) or Message(b"")).text(1): one
+        for one in library.messages(1)  # the signature, an OpDef, has the name
+    }
+    todo, seen, ops = [graph.messages(1)], set[str](), set[str]()
+    while todo:
+        for node in todo.pop():
+            op, attributes = node.text(2), dict(node.map(5))
+            if op not in functions:
+                ops.add(op)
+            ops |= _marks(attributes)
+            for name in {op, *_called(attributes)} & functions.keys() - seen:
+                seen.add(name)
+                function = functions[name]
+                ops |= _marks(dict(function.map(5)))
+                todo.append(function.messages(3))
+    return ops
+
+
+def _marks(attributes: Mapping[str, Message]) -> set[str]:
+    compiled = attributes.get("_XlaMustCompile")
+    marks = {"@xla"} if compiled is not None and compiled.number(5) else set()
+    return marks | ({"@keras-rnn"} if "api_implements" in attributes else set())
+
+
+def _called(attributes: Mapping[str, Message]) -> Iterator[str]:
+    """Yield the functions that a node's attributes name: `func` (10), and `func` (9) of `list`."""
+    for value in attributes.values():
+        for function in value.messages(10):
+            yield function.text(1)
+        for several in value.messages(1):
+            for function in several.messages(9):
+                yield function.text(1)
