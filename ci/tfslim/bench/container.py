@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +16,12 @@ from docker.errors import APIError, ContainerError, DockerException, ImageNotFou
 from docker.models.containers import Container
 from docker.types import DeviceRequest
 
+from tfslim.bench.ready import Patience, await_ready, ready_event
 from tfslim.errors import EngineError, InputError, ServiceError
 
 __all__ = ["Launch", "Service", "launch", "run_once"]
 
 _PORT = "8080/tcp"
-_POLL_SECONDS = 0.01
 _LOG_LINES = 30
 
 
@@ -55,12 +54,8 @@ class Service:
 
     def ready_event(self) -> dict[str, float]:
         """Return the service's own timings, from the line it logs when it is ready."""
-        for line in self.container.logs(stderr=False).decode(errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict) and event.get("event") == "ready":
-                    return {k: float(v) for k, v in event.items() if isinstance(v, (int, float))}
-        return {}
+        log = self.container.logs(stderr=False).decode(errors="replace")
+        return ready_event(log.splitlines())
 
     def memory_bytes(self) -> int | None:
         """Return the container's memory without page cache that can be dropped; None if unknown."""
@@ -97,11 +92,8 @@ def launch(client: docker.DockerClient, spec: Launch) -> Iterator[Service]:
         marks["started"] = time.monotonic() - start
         container.reload()
         with httpx.Client(base_url=_address(container, spec), timeout=60.0) as http:
-            service = Service(container, http, marks)
-            for path, mark in (("/health", "alive"), ("/ready", "ready")):
-                _wait(service, path, spec, deadline=start + spec.ready_timeout)
-                marks[mark] = time.monotonic() - start
-            yield service
+            marks |= await_ready(http, start, _patience(container, spec))
+            yield Service(container, http, marks)
     finally:
         with contextlib.suppress(DockerException):
             container.remove(force=True, v=True)
@@ -157,28 +149,20 @@ def _address(container: Container, spec: Launch) -> str:
     return f"http://127.0.0.1:{bindings[0]['HostPort']}"
 
 
-def _wait(service: Service, path: str, spec: Launch, deadline: float) -> None:
-    """Poll a path until it answers 200."""
-    while True:
-        with contextlib.suppress(httpx.TransportError):
-            if service.http.get(path).status_code == httpx.codes.OK:
-                return
-        service.container.reload()
-        if service.container.status in ("exited", "dead"):
-            status = service.container.attrs["State"]["ExitCode"]
-            raise ServiceError(
-                f"{spec.image} exited with status {status} before it was ready",
-                why=_log(service.container),
-                way_out="Its log is above. `docker run --rm -p 8080:8080 "
-                f"{spec.image}` shows it live.",
-            )
-        if time.monotonic() > deadline:
-            raise ServiceError(
-                f"{spec.image} did not answer {path} within {spec.ready_timeout:.0f} s",
-                why=_log(service.container),
-                way_out="Raise `bench.ready-timeout`, or look at its log above.",
-            )
-        time.sleep(_POLL_SECONDS)
+def _patience(container: Container, spec: Launch) -> Patience:
+    def exited() -> int | None:
+        container.reload()
+        if container.status in ("exited", "dead"):
+            return int(container.attrs["State"]["ExitCode"])
+        return None
+
+    return Patience(
+        spec.image,
+        spec.ready_timeout,
+        exited,
+        lambda: _log(container),
+        f"`docker run --rm -p 8080:8080 {spec.image}` shows it live.",
+    )
 
 
 def _log(container: Container) -> str:
