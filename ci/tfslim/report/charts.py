@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from tfslim.bench.results import COLD_START_PHASES, ColdLaunch, ColdStarts
 from tfslim.bench.run import Measurement
 from tfslim.bench.stats import summarize
 from tfslim.images.inspection import Inspection
 from tfslim.report.causes import CAUSES, by_cause, is_library, library_name
-from tfslim.report.content import Curve, Curves, Pairs, Panel, Segment, StackedBars
+from tfslim.report.content import (
+    Curve,
+    Curves,
+    Pairs,
+    Panel,
+    Segment,
+    StackedBars,
+    Trend,
+    Trends,
+)
+from tfslim.report.history import History, HistoryPoint, HistorySeries
 from tfslim.report.inert import plain
 from tfslim.report.record import RunRecord
 
 __all__ = [
     "cold_start_bars",
+    "gpus_of",
     "latency_curves",
     "launch_phases",
     "library_pairs",
     "name_of",
     "sane",
     "size_bars",
+    "trends",
 ]
 
 MOST_ROWS = 12
 """Bars or lines of one picture."""
 _MOST_LIBRARIES = 14
+_MOST_TRENDS = 6
+_MOST_RUNS = 60
+_UNITS = {"bytes": (1e-9, "GB"), "seconds": (1.0, "s"), "samples/s": (1.0, "samples/s")}
 _NAME = 28  # characters of a name beside a bar
 
 # The launch as `tfslim bench` sees it from outside: the moments, and what ends with each.
@@ -49,13 +64,18 @@ def sane(value: float) -> float:
     return float(value) if math.isfinite(value) and value > 0 else 0.0
 
 
+def gpus_of(record: RunRecord, subject: str) -> tuple[str, ...]:
+    """Return the GPUs that an image was built for; none where that is not known."""
+    builds = (image.build for image in record.images)
+    return next((build.cuda_archs for build in builds if build.variant == subject), ())
+
+
 def size_bars(record: RunRecord) -> StackedBars | None:
     """Return what the images' bytes on disk are for; None without sizes."""
-    gpus = {image.build.variant: image.build.cuda_archs for image in record.images}
     rows = list(record.sizes.items())[:MOST_ROWS]
     if not rows:
         return None
-    parts = [by_cause(size, gpus.get(variant, ())) for variant, size in rows]
+    parts = [by_cause(size, gpus_of(record, variant)) for variant, size in rows]
     return StackedBars(
         name="size-by-cause",
         title="Disk by cause",
@@ -208,3 +228,37 @@ def _phase_medians(launches: Sequence[dict[str, float]]) -> dict[str, float]:
         found = summarize([launch[phase] for launch in launches if phase in launch])
         medians[phase] = found.median if found else 0.0
     return medians
+
+
+def trends(history: History) -> Iterator[Trends]:
+    """Yield one chart for each measure that has at least two runs, sizes first."""
+    by_measure: dict[str, list[HistorySeries]] = {}
+    for series in history.series:
+        if len(series.points) > 1:
+            by_measure.setdefault(series.measure, []).append(series)
+    for number, (measure, found) in enumerate(list(by_measure.items())[:_MOST_TRENDS]):
+        factor, unit = _UNITS[found[0].unit]
+        several = len({series.machine for series in found}) > 1
+        yield Trends(
+            name=f"history-{number + 1}",
+            title=f"{plain(measure, 60)} over runs",
+            unit=unit,
+            lines=tuple(_trend(series, factor, several) for series in found[:8]),
+        )
+
+
+def _trend(series: HistorySeries, factor: float, several: bool) -> Trend:
+    points = series.points[-_MOST_RUNS:]
+    skipped = len(series.points) - len(points)
+    machine = f", {plain(series.machine, 16)}" if several and series.machine else ""
+    return Trend(
+        label=name_of(series.subject) + machine,
+        runs=tuple(_run_name(point) for point in points),
+        values=tuple(sane(point.value) * factor for point in points),
+        changes=tuple(c.index - skipped for c in series.changes if c.index >= skipped),
+    )
+
+
+def _run_name(point: HistoryPoint) -> str:
+    commit = f" {plain(point.commit, 7)}".rstrip("…") if point.commit else ""
+    return f"{point.started:%m-%d %H:%M}{commit}"

@@ -13,7 +13,7 @@ import textwrap
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tfslim.report.content import Chart, Curves, Pairs, Panel, StackedBars, Trend, Trends
 
@@ -55,7 +55,7 @@ _PHASES = {
     "first answer": "#CC79A7",
 }
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9AA0A6", "#8C6D1F")
-_DASHES: tuple[str | tuple[int, tuple[int, ...]], ...] = ("-", (0, (5, 2)), (0, (1, 1)), "-.")
+_DASHES = ((0.0, ()), (0.0, (5, 2)), (0.0, (1, 1)), (0.0, (6, 2, 1, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -109,7 +109,7 @@ def _draw(chart: Chart, theme: Theme, form: Literal["svg", "png"]) -> bytes:
     """
     import matplotlib as mpl  # noqa: PLC0415 (slow to import, and not everybody draws)
 
-    style = {
+    style: dict[Any, Any] = {
         "font.family": ["DejaVu Sans"],
         "font.size": _FONT,
         "text.parse_math": False,

@@ -1,0 +1,79 @@
+"""Charts as Mermaid `xychart-beta`, which GitHub draws in a comment that can hold no picture.
+
+Its bars lie one over the other and it has no legend: a stack is written as running sums, the
+longest first, and the colours are those of the squares that the text below names.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tfslim.report.content import Chart, StackedBars
+from tfslim.report.inert import mermaid_label
+
+__all__ = ["SQUARES", "diagram", "legend"]
+
+_MOST_BARS = 8
+_MOST_SEGMENTS = 8
+SQUARES = ("🟦", "🟧", "🟩", "🟪", "🟨", "🟥", "🟫", "⬛")
+_COLOURS = (
+    "#3b82f6", "#f59e0b", "#22a06b", "#a855f7", "#eab308", "#dc2626", "#92400e", "#6b7280",
+)  # fmt: skip
+
+
+def diagram(chart: Chart) -> str | None:
+    """Return the text of a diagram; None for a chart that Mermaid cannot draw."""
+    if not isinstance(chart, StackedBars) or not chart.rows:
+        return None
+    shown = _merged(chart)
+    count = min(len(shown.rows), _MOST_BARS)
+    sums = [0.0] * count
+    bars = []
+    for segment in shown.segments:
+        sums = [total + segment.values[row] for row, total in enumerate(sums)]
+        bars.append(f"  bar [{', '.join(_figure(total) for total in sums)}]")
+    top = max(sums)
+    # The last sum is the longest bar: drawn first, it takes the last colour.
+    palette = ", ".join(reversed(_COLOURS[: len(bars)]))
+    names = ", ".join(mermaid_label(row, 20) for row in shown.rows[:count])
+    colours = f"{{'xyChart': {{'plotColorPalette': '{palette}'}}}}"
+    return "\n".join(
+        [
+            f"%%{{init: {{'themeVariables': {colours}}}}}%%",
+            "xychart-beta",
+            f"  title {mermaid_label(chart.title, 60)}",
+            f"  x-axis [{names}]",
+            f"  y-axis {mermaid_label(chart.unit)} 0 --> {_figure(top * 1.05 or 1.0)}",
+            *reversed(bars),
+        ]
+    )
+
+
+def legend(chart: Chart) -> str:
+    """Return what each colour means, from the bottom of the bars up."""
+    if not isinstance(chart, StackedBars):
+        return ""
+    named = zip(SQUARES, _merged(chart).segments, strict=False)
+    return "From the bottom: " + ", ".join(f"{square} {segment.label}" for square, segment in named)
+
+
+def _merged(chart: StackedBars) -> StackedBars:
+    """Join the smallest neighbours at the end where there are more segments than colours."""
+    if len(chart.segments) <= _MOST_SEGMENTS:
+        return chart
+    kept, rest = chart.segments[: _MOST_SEGMENTS - 1], chart.segments[_MOST_SEGMENTS - 1 :]
+    joined = type(rest[0])(
+        label=", ".join(segment.label for segment in rest),
+        colour=rest[0].colour,
+        values=tuple(sum(s.values[row] for s in rest) for row in range(len(chart.rows))),
+    )
+    return StackedBars(
+        chart.name, chart.title, chart.unit, chart.rows, (*kept, joined), chart.decimals
+    )
+
+
+def _figure(value: float) -> str:
+    """Return a number as the grammar knows it: fixed decimals, never "nan", "inf" or "1e9"."""
+    if not math.isfinite(value) or value < 0:
+        return "0.000"
+    return f"{min(value, 1e9):.3f}"
