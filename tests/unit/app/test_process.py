@@ -1,56 +1,18 @@
-"""The service as a process behind a real socket: its log, its clients, its end. No TensorFlow."""
+"""The service as a process: its log, and how it ends. No TensorFlow."""
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
+import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
-APP = HERE.parents[2] / "dockerfiles" / "app"
-
-
-@dataclass
-class Server:
-    """A running service: its process, port, and the lines of its log."""
-
-    process: subprocess.Popen[str]
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def port(self) -> int:
-        return int(self.wait_for("listening")["port"])
-
-    def wait_for(self, event: str) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        while not any(seen["event"] == event for seen in self.events):
-            self.events.append(json.loads(self.process.stdout.readline()))
-        return next(seen for seen in self.events if seen["event"] == event)
-
-
-@contextmanager
-def serving(**env: str) -> Iterator[Server]:
-    paths = os.pathsep.join([str(APP), str(HERE)])
-    child = subprocess.Popen(
-        [sys.executable, str(HERE / "fake_server.py")],
-        env={**os.environ, "PYTHONPATH": paths, "HOST": "127.0.0.1", "PORT": "0", **env},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield Server(child)
-    finally:
-        child.kill()
-        child.wait()
-        assert child.stdout is not None
-        child.stdout.close()
+import httpx
+import pytest
+from served import serving
 
 
 def test_the_ready_line_tells_when_each_phase_ended() -> None:
@@ -65,3 +27,72 @@ def test_the_ready_line_tells_when_each_phase_ended() -> None:
     assert marks["warm"] < time.monotonic()
     assert 0 < ready["interpreter_s"] < ready["process_s"]
     assert ready["monotonic_s"] == marks["warm"]
+
+
+def test_sigterm_finishes_what_runs_and_what_waits_and_takes_nothing_new() -> None:
+    with serving(MAX_CONCURRENCY="1") as server, ThreadPoolExecutor() as pool:
+        server.wait_for("ready")
+        answers = [pool.submit(server.predict, 500) for _ in range(2)]
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises(httpx.ConnectError):
+            server.predict()
+        assert [answer.result().status_code for answer in answers] == [200, 200]
+        assert server.process.wait(timeout=5) == 0
+
+
+def test_what_outlasts_the_grace_is_told_that_the_service_stops() -> None:
+    with serving(GRACE_SECONDS="1") as server, ThreadPoolExecutor() as pool:
+        server.wait_for("ready")
+        answer = pool.submit(server.predict, 8000)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        assert answer.result().status_code == 503
+        assert answer.result().json()["state"] == "stopping"
+        assert server.process.wait(timeout=3) == 0
+
+
+def test_draining_readiness_goes_at_once_and_requests_are_still_taken() -> None:
+    with serving(DRAIN_SECONDS="2") as server, server.client() as client:
+        server.wait_for("ready")
+        assert client.get("/ready").status_code == 200
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        ready = client.get("/ready")
+        assert (ready.status_code, ready.json()["state"]) == (503, "stopping")
+        assert client.get("/health").json()["state"] == "stopping"
+        assert server.predict().status_code == 200
+        assert server.process.wait(timeout=10) == 0
+        assert time.monotonic() - start > 2
+
+
+def test_a_second_sigterm_ends_it_at_once() -> None:
+    with serving() as server, ThreadPoolExecutor() as pool:
+        server.wait_for("ready")
+        answer = pool.submit(server.predict, 5000)
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        start = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(timeout=5) == 0
+        assert time.monotonic() - start < 2
+        assert isinstance(answer.exception(), httpx.RemoteProtocolError | httpx.ReadError)
+
+
+@pytest.mark.parametrize("state", ["loading", "ready"])
+def test_as_process_1_of_a_container(state: str) -> None:
+    """The kernel ignores signals without a handler for process 1 of a PID namespace."""
+    wrapper = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*wrapper, "true"], check=False).returncode:
+        pytest.skip("this machine lets nobody make a PID namespace")
+    seconds = "60" if state == "loading" else "0"
+    with serving(wrapper=wrapper, LOAD_SECONDS=seconds) as server:
+        server.wait_for("listening" if state == "loading" else "ready")
+        outer = Path(f"/proc/{server.process.pid}")
+        inner = int((outer / f"task/{server.process.pid}/children").read_text().split()[0])
+        assert f"\nNSpid:\t{inner}\t1\n" in Path(f"/proc/{inner}/status").read_text()
+        os.kill(inner, signal.SIGTERM)
+        assert server.process.wait(timeout=5) == 0
