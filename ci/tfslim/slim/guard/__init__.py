@@ -27,6 +27,8 @@ _MODULES: Final = (
     "_tfslim.py",
     "_tfslim_guard.py",
     "_tfslim_ops.py",
+    "_tfslim_prefetch.py",
+    "_tfslim_start.py",
     "_tfslim_wire.py",
     "_tfslim.pth",
 )

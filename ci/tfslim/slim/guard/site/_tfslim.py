@@ -1,18 +1,22 @@
 """What tfslim took out of this environment says so, in place of a mystery.
 
 `_tfslim.pth` imports this at every start of the interpreter: all that is done then is to put two
-finders in place. One checks the GPU when TensorFlow is first imported; the other is asked last for
-modules that nobody else finds. `python -m _tfslim` lists what is gone and how to keep it.
+finders in place. One checks the GPU when TensorFlow is first imported, and has it imported faster
+(`_tfslim_start`); the other is asked last for modules that nobody else finds. In a container's
+first process the files of its start are read ahead, too (`_tfslim_prefetch`). `python -m _tfslim`
+lists what is gone and how to keep it.
 """
 
+import os
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` alone would take longer to import than all of this
     from typing import Any
 
-# Python itself asks for these at every start, and they are seldom there.
-_AT_START = ("sitecustomize", "usercustomize")
+# Python itself, or Debian's, asks for these at every start, and they are seldom there.
+_AT_START = ("sitecustomize", "usercustomize", "apport_python_hook")
+_PREFETCH = "/usr/share/tfslim/prefetch"
 
 
 def _guard() -> "Any":
@@ -26,6 +30,26 @@ def check_model(model: "Any") -> None:
     import importlib  # noqa: PLC0415
 
     importlib.import_module("_tfslim_ops").check_model(model)
+
+
+def check_machine() -> None:
+    """End the process with one line where nothing that is left can run on this machine's GPUs.
+
+    The first import of TensorFlow does this by itself; a program that uses TensorFlow's C API alone
+    calls it before it opens the library.
+    """
+    if First in sys.meta_path:
+        sys.meta_path.remove(First)
+        _check()
+
+
+def _check() -> None:
+    try:
+        problem = _guard().check()
+    except Exception:  # noqa: BLE001 (a guard must not break what it guards)
+        return
+    if problem:
+        _guard().leave(problem)
 
 
 def _is_import() -> bool:
@@ -54,16 +78,35 @@ class First:
     """Asked before all others: checks the GPU once, on the first import of TensorFlow."""
 
     @classmethod
-    def find_spec(cls, name: str, *_: object, **__: object) -> None:
-        """Find nothing."""
-        if name == "tensorflow" and _is_import() and cls in sys.meta_path:
-            sys.meta_path.remove(cls)
-            try:
-                problem = _guard().check()
-            except Exception:  # noqa: BLE001 (a guard must not break what it guards)
-                return
-            if problem:
-                _guard().leave(problem)
+    def find_spec(cls, name: str, *where: "Any", **more: "Any") -> "Any":
+        """Find nothing, but TensorFlow as others find it, to be imported faster."""
+        if name != "tensorflow" or not _is_import() or cls not in sys.meta_path:
+            return None
+        sys.meta_path.remove(cls)
+        try:
+            problem = _guard().check()
+        except Exception:  # noqa: BLE001 (a guard must not break what it guards)
+            problem = ""
+        if problem:
+            _guard().leave(problem)
+        try:
+            return _faster(name, *where, **more)
+        except Exception:  # noqa: BLE001
+            return None
+
+
+def _faster(name: str, *where: "Any", **more: "Any") -> "Any":
+    """Return what other finders find, loaded while the garbage collector rests."""
+    import importlib  # noqa: PLC0415
+
+    start = importlib.import_module("_tfslim_start")
+    if not start.wants_rest():
+        return None
+    for finder in [one for one in sys.meta_path if one is not Last]:
+        spec = finder.find_spec(name, *where, **more)
+        if spec is not None:
+            return start.resting(spec)
+    return None
 
 
 class Last:
@@ -87,8 +130,26 @@ class Last:
         raise ModuleNotFoundError(why, name=None if _is_from() else name)
 
 
+def _read_ahead() -> None:
+    """Replay the prefetch list in the process that a container begins with.
+
+    That one has no parent there, or the `--init` of its runtime; what it reads is in memory for all
+    others.
+    """
+    if os.getppid() > 1 or os.environ.get("TFSLIM_PREFETCH", "on").strip().lower() == "off":
+        return
+    if os.path.exists(_PREFETCH):  # noqa: PTH110 (pathlib is not loaded yet)
+        import _tfslim_prefetch  # type: ignore[import-not-found] # noqa: PLC0415
+
+        _tfslim_prefetch.begin(_PREFETCH)
+
+
 if __name__ == "__main__":
     _guard().tell()
 else:
+    try:  # noqa: SIM105 (contextlib is not loaded yet)
+        _read_ahead()
+    except Exception:  # noqa: BLE001, S110 (faster or not, it starts)
+        pass
     sys.meta_path.insert(0, First)
     sys.meta_path.append(Last)
