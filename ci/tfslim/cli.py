@@ -15,14 +15,24 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, get_args
+from typing import Any, NoReturn, TypeVar, cast, get_args
 
 import click
 from docker import DockerClient
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from tfslim import __version__, cli_pins, cli_slim, cli_trace, cli_verify, doctor, pipeline
+from tfslim import (
+    __version__,
+    cli_coldstart,
+    cli_pins,
+    cli_slim,
+    cli_trace,
+    cli_verify,
+    doctor,
+    pipeline,
+)
+from tfslim.bench import coldtext
 from tfslim.config import Config, json_schema, load_config
 from tfslim.engine import embedded
 from tfslim.engine.engine import Engine, find_engine
@@ -385,6 +395,14 @@ def trace_merge(common: _Common, traces: tuple[Path, ...], output: Path | None) 
     "--gpu", type=click.Choice(["auto", "off", "required"]), default="auto", show_default=True
 )
 @click.option(
+    "--backend",
+    type=click.Choice(["auto", "tensorflow", "capi"]),
+    default="auto",
+    show_default=True,
+    help="What asks SLIM: Python's TensorFlow, TensorFlow's C API as the service's native backend "
+    "does, or that where slimming left nothing else.",
+)
+@click.option(
     "--timeout",
     type=click.FloatRange(1),
     default=600.0,
@@ -500,15 +518,29 @@ def pins_verb(common: _Common, **options: Any) -> None:
     show_default=True,
     help="Folder for report.json and report.md.",
 )
+@cli_coldstart.options
 @_verb
 def bench_verb(
     common: _Common,
     variants: tuple[str, ...],
     setup_engine: bool,
     output: Path,
+    cold: cli_coldstart.ColdOptions | None,
     **overrides: str | float | None,
 ) -> None:
     """Build, inspect and measure images; print one table and write report.md and report.json."""
+    if cold is not None:
+        result = cli_coldstart.perform(
+            _overridden(common.config, **overrides),
+            variants,
+            cold,
+            launches=cast("int | None", overrides["launches"]),
+            folder=output,
+            setup_engine=setup_engine,
+            ui=common.ui,
+        )
+        common.show(result.model_dump(mode="json"), coldtext.terminal(result))
+        return
     line = _line(common, variants, setup_engine, **overrides)
     record = line.bench()
     _publish(common, record, output)
@@ -645,12 +677,15 @@ def _line(
     **overrides: str | float | None,
 ) -> pipeline.Line:
     """Return the line for the variants named, with options put over the configuration's values."""
-    config = common.config
-    given = {key: value for key, value in overrides.items() if value is not None}
-    bench = config.bench.model_copy(update=given)
-    config = config.model_copy(update={"bench": bench})
+    config = _overridden(common.config, **overrides)
     builds = make_plan(config, variants)
     return pipeline.Line(config, builds, common.ui, setup_engine=setup_engine)
+
+
+def _overridden(config: Config, **overrides: str | float | None) -> Config:
+    """Return the configuration with options of `bench` put over its values."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return config.model_copy(update={"bench": config.bench.model_copy(update=given)})
 
 
 def _publish(common: _Common, record: RunRecord, output: Path | None) -> None:
