@@ -18,6 +18,7 @@ __all__ = ["EXIT_INCONCLUSIVE", "batches", "error_of", "render", "request", "wri
 EXIT_INCONCLUSIVE = 21
 _STYLES: dict[Outcome, str] = {
     "passed": "green",
+    "not asked": "yellow",
     "inconclusive": "yellow",
     "failed": "bold red",
 }
@@ -96,7 +97,11 @@ def render(verdict: Verdict) -> Text:
         text.append(f"note: {line}\n", "dim")
     for mode, rule in verdict.rules.items():
         text.append(f"rule: {mode}: {_rule(rule.kind, rule.rtol, rule.atol)}: {rule.why}\n", "dim")
-        if not rule.words:
+        if rule.kinds:
+            text.append(
+                f"rule: {mode}: errors by kind: Python and the C API name them otherwise\n", "dim"
+            )
+        elif not rule.words:
             text.append(
                 f"rule: {mode}: errors by type: other versions word them otherwise\n", "dim"
             )

@@ -12,11 +12,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from tfslim.parity.kinds import kind_of
 from tfslim.parity.messages import essence, from_graph
 from tfslim.parity.results import Call, Environment, ModelResult, Output
 from tfslim.parity.verdict import CallVerdict, Mode, ModelVerdict, OutputVerdict, Rule, worst
 
-__all__ = ["Answers", "compare_environments", "compare_model", "default_rule", "same_words"]
+__all__ = [
+    "Answers",
+    "compare_environments",
+    "compare_model",
+    "default_rule",
+    "not_asked",
+    "same_way",
+    "same_words",
+]
 
 # Four units in the last place of the coarsest arithmetic that TensorFlow may choose on a GPU:
 # TF32 (10 bits) for float32, and sums in another order each run for all of them.
@@ -193,12 +202,16 @@ def _judge_errors(rule: Rule, stock: Call, slim: Call) -> dict[str, Any]:
     in_graphs = from_graph(stock.error.message) and from_graph(slim.error.message)
     if in_graphs and stock.kind == "misuse":
         return {"outcome": "passed", "reason": ""}
-    if stock.error.type != slim.error.type:
+    if not _same_type(rule, stock.error.type, slim.error.type):
         return _failed(f"another error: {stock.error.type} became {slim.error.type}")
-    compared = rule.words and not in_graphs
+    compared = rule.words and not rule.kinds and not in_graphs
     if compared and essence(stock.error.message) != essence(slim.error.message):
         return _failed("the same type of error with another message")
     return {"outcome": "passed", "reason": ""}
+
+
+def _same_type(rule: Rule, stock: str, slim: str) -> bool:
+    return stock == slim or (rule.kinds and kind_of(stock) == kind_of(slim))
 
 
 def _failed(reason: str) -> dict[str, Any]:
@@ -317,6 +330,28 @@ def same_words(stock: Environment | None, slim: Environment | None) -> bool:
     return ours == theirs
 
 
+def same_way(stock: Environment | None, slim: Environment | None) -> bool:
+    """Return whether both sides were asked through the same interface of TensorFlow."""
+    return stock is None or slim is None or stock.backend == slim.backend
+
+
+def not_asked(name: str, stock: Answers, slim: Environment | None) -> ModelVerdict | None:
+    """Return the verdict on a model that only Python's TensorFlow serves, of a side without it.
+
+    Args:
+        name: The model's.
+        stock: What the stock target answered, which says how it was loaded.
+        slim: What the slim side computed with.
+    """
+    native = slim is not None and slim.backend == "capi" and slim.import_error is None
+    if isinstance(stock, str) or stock.has_signatures or not native:
+        return None
+    reason = (
+        "it has no signatures: Python's TensorFlow alone serves it, and this side has the C API"
+    )
+    return ModelVerdict(name=name, outcome="not asked", reason=reason)
+
+
 def compare_environments(
     stock: Mapping[Mode, Environment | None], slim: Mapping[Mode, Environment | None]
 ) -> Iterator[str]:
@@ -325,8 +360,13 @@ def compare_environments(
         ours, theirs = stock[mode], slim.get(mode)
         if ours is None or theirs is None:
             continue
-        for field in ("tensorflow", "keras", "numpy", "python", "machine", "cpus", "gpus"):
+        fields = ["tensorflow", "keras", "numpy", "python", "machine", "cpus", "gpus", "backend"]
+        if theirs.backend == "capi":  # which has no Keras
+            fields.remove("keras")
+        for field in fields:
             before, after = getattr(ours, field), getattr(theirs, field)
+            if field == "gpus" and theirs.backend == "capi":  # which gives the names alone
+                before = tuple(gpu.partition(", ")[0] for gpu in before)
             if before != after:
                 yield f"{field} ({mode}): {_plain(before)} against {_plain(after)}"
 

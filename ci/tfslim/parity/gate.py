@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +18,17 @@ from tfslim.parity.compare import (
     compare_environments,
     compare_model,
     default_rule,
+    not_asked,
+    same_way,
     same_words,
 )
 from tfslim.parity.containers import ImageTarget
 from tfslim.parity.job import Job, find_model, staged
 from tfslim.parity.locate import find_target
-from tfslim.parity.probing import Probed, Settings, probe_target
+from tfslim.parity.probing import Backend, Probed, Settings, probe_target
 from tfslim.parity.results import Environment
 from tfslim.parity.target import Target
-from tfslim.parity.verdict import Mode, ModelVerdict, Rule, Side, Verdict, merged, worst
+from tfslim.parity.verdict import Mode, ModelVerdict, Outcome, Rule, Side, Verdict, merged, worst
 from tfslim.parity.zoos import zoo_models
 from tfslim.ui import Ui
 
@@ -51,6 +53,7 @@ class Request:
         rtol: Relative tolerance in place of the dtype's own.
         atol: Absolute tolerance, likewise.
         gpu: Whether to run on the machine's GPUs.
+        backend: What asks the slim target (`Settings`); the stock one is asked through Python.
         state: Folder that keeps the zoo and demonstration models.
     """
 
@@ -62,6 +65,7 @@ class Request:
     rtol: float | None = None
     atol: float | None = None
     gpu: GpuUse = "auto"
+    backend: Backend = "auto"
     state: Path = Path(".tfslim")
 
 
@@ -156,7 +160,7 @@ class _Gate:
             stock=self._side("stock"),
             slim=self._side("slim"),
             rules=self.rules,
-            unseen=(f"GPU: {unseen}; no GPU code was run",) if unseen else (),
+            unseen=tuple(_unseen(unseen, models)),
             differences=differences,
             models=models,
         )
@@ -196,9 +200,10 @@ class _Gate:
 
     def _round(self, mode: Mode, settings: Settings, stock: Probed) -> list[ModelVerdict]:
         """Compare all models in one mode."""
-        slim = self._probe("slim", settings, mode)
+        slim = self._probe("slim", replace(settings, backend=self.request.backend), mode)
+        sides = stock.environment, slim.environment
         rule = default_rule(mode, self.request.rtol, self.request.atol).model_copy(
-            update={"words": same_words(stock.environment, slim.environment)}
+            update={"words": same_words(*sides), "kinds": not same_way(*sides)}
         )
         self.rules[mode] = rule
         self.environments["stock"][mode] = stock.environment
@@ -206,7 +211,7 @@ class _Gate:
 
         def compare(name: str, again: Probed | None = None) -> ModelVerdict:
             control = again.answers[name] if again else None
-            return compare_model(
+            return not_asked(name, stock.answers[name], slim.environment) or compare_model(
                 name, stock.answers[name], slim.answers[name], control, mode=mode, rule=rule
             )
 
@@ -239,9 +244,19 @@ class _Gate:
         return Side(name=target.name, kind=target.kind, environments=self.environments[side])
 
 
-def _total(
-    models: tuple[ModelVerdict, ...], differences: tuple[str, ...]
-) -> tuple[Literal["passed", "inconclusive", "failed"], str]:
+def _unseen(no_gpu: str, models: Iterable[ModelVerdict]) -> Iterator[str]:
+    """Yield what a comparison cannot show."""
+    if no_gpu:
+        yield f"GPU: {no_gpu}; no GPU code was run"
+    left_out = [model.name for model in models if model.outcome == "not asked"]
+    if left_out:
+        yield (
+            f"{len(left_out)} of the models have no signatures and were not asked of "
+            f"TensorFlow's C API: {', '.join(left_out)}"
+        )
+
+
+def _total(models: tuple[ModelVerdict, ...], differences: tuple[str, ...]) -> tuple[Outcome, str]:
     """Return the outcome of all, and what decided it."""
     other_gpus = [text for text in differences if text.startswith("gpus ")]
     if other_gpus:
@@ -252,6 +267,6 @@ def _total(
     outcome = worst(model.outcome for model in models)
     counts: Mapping[str, int] = {
         kind: sum(model.outcome == kind for model in models)
-        for kind in ("passed", "inconclusive", "failed")
+        for kind in ("passed", "not asked", "inconclusive", "failed")
     }
     return outcome, ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)

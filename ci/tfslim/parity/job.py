@@ -19,7 +19,9 @@ from tfslim.ui import Ui
 __all__ = ["Job", "ModelFile", "find_model", "staged"]
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("probe.py", "recorder.py", "zoo.py")
+_SCRIPTS = ("probe.py", "native.py", "recorder.py", "zoo.py")
+# The service, whose native backend native.py asks: packed beside it, or in the checkout.
+_SERVICE = "tfserve_app"
 _KERAS_SUFFIX = ".keras"
 
 
@@ -72,6 +74,7 @@ def staged(models: Sequence[Model | ModelFile] = (), inputs: Sequence[Path] = ()
         for script in _SCRIPTS:
             if (_HERE / script).is_file():
                 shutil.copyfile(_HERE / script, folder / script)
+        shutil.copytree(_service(), folder / _SERVICE, ignore=shutil.ignore_patterns("__pycache__"))
         for part in ("models", "inputs", "out"):
             (folder / part).mkdir()
         yield Job(
@@ -79,6 +82,11 @@ def staged(models: Sequence[Model | ModelFile] = (), inputs: Sequence[Path] = ()
             tuple(_stage_model(model, folder / "models") for model in models),
             tuple(_stage_input(path, folder / "inputs") for path in inputs),
         )
+
+
+def _service() -> Path:
+    packed = _HERE / _SERVICE
+    return packed if packed.is_dir() else _HERE.parents[2] / "dockerfiles" / "app" / _SERVICE
 
 
 def _stage_model(model: Model | ModelFile, into: Path) -> str:

@@ -3,6 +3,8 @@
     python -I -B probe.py --out DIR --model FOLDER_OR_KERAS_FILE… [--input FILE.npz…]
 
 A script of its own: it needs the target's TensorFlow and numpy and Python 3.9, nothing of tfslim.
+A target is asked through Python's TensorFlow or, with --backend capi, through TensorFlow's C API
+(native.py); `auto` takes the second where slimming left nothing else (rule native).
 Under DIR it writes `environment.json` and a folder for each model, which appears when the model is
 done: `calls.json` (every call with its inputs, outputs or error) and `arrays.npz` (the outputs).
 An import, a model or a call that fails is written down like any other answer. What it is doing
@@ -31,14 +33,19 @@ SCHEMA_VERSION = 1
 ENVIRONMENT = "environment.json"
 CALLS = "calls.json"
 ARRAYS = "arrays.npz"
+# How models are loaded that have no signatures: only Python's TensorFlow can do so.
+RESTORED_FUNCTIONS = "tf.saved_model.load, restored functions"
+KERAS = "keras"
 _MESSAGE_CHARACTERS = 8000
 _WORDS = ("the", "Quick", "brown fox", "été", "日本", "", "42", "-1.5", "a,b;c", "user@site.org")
 # numpy stores these by itself; all others (bfloat16, float8, int4, …) are stored as their bytes.
 _PLAIN_KINDS = "biufc"
+_BFLOAT16 = "bfloat16"
 
 # Imported by main(), after a recorder has started, so that it sees what they open.
 np: Any = None
 tf: Any = None
+native: Any = None  # the module native.py where it is asked, else None
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,15 @@ class Spec:
 
 @dataclass(frozen=True)
 class Function:
-    """One way into a model: a signature, a restored function, or a Keras method."""
+    """One way into a model: a signature, a restored function, or a Keras method.
+
+    Attributes:
+        inputs: What it takes.
+        call: Takes arrays, returns name, dtype and array (None: not readable) of each output.
+    """
 
     inputs: Mapping[str, Spec]
-    call: Callable[[Mapping[str, Any]], Any]
+    call: Callable[[Mapping[str, Any]], Iterable[tuple[str, str, Any]]]
 
 
 @dataclass
@@ -101,7 +113,7 @@ def main() -> int:
     options = _options()
     faulthandler.enable()
     recorder = _start_recorder(options)
-    problem = _import_frameworks(options.deterministic)
+    problem = _import_frameworks(options.backend, options.deterministic)
     if recorder is not None and problem is None:
         recorder.attach()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -126,6 +138,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batches", type=_numbers, default=[1, 3], help="1,3")
     parser.add_argument("--seeds", type=int, default=2, help="how many")
     parser.add_argument("--unknown-size", type=int, default=32, help="of unknown dimensions")
+    parser.add_argument("--backend", choices=["auto", "tensorflow", "capi"], default="tensorflow")
     parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one model")
     parser.add_argument("--record", type=Path, help="also record what is used, with recorder.py")
@@ -141,31 +154,47 @@ def _start_recorder(options: argparse.Namespace) -> Any:
     """Start recorder.py from this script's folder; None where nothing is to be recorded."""
     if options.record is None:
         return None
-    place = Path(__file__).resolve().with_name("recorder.py")
-    spec = importlib.util.spec_from_file_location("recorder", place)
-    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
-    spec.loader.exec_module(module)  # type: ignore[union-attr]
     packages = (path for path in sys.path if path.endswith("-packages"))
     roots = options.record_root or [sys.prefix, *packages]
-    return module.start(roots)
+    return _beside("recorder").start(roots)
 
 
-def _import_frameworks(deterministic: bool) -> dict[str, str] | None:
-    """Import numpy and TensorFlow; return the error where that fails."""
-    global np, tf
+def _beside(name: str) -> Any:
+    """Return a module from this script's folder."""
+    place = Path(__file__).resolve().with_name(f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, place)
+    module = importlib.util.module_from_spec(spec)  # type: ignore[arg-type]
+    spec.loader.exec_module(module)  # type: ignore[union-attr]
+    return module
+
+
+def _import_frameworks(backend: str, deterministic: bool) -> dict[str, str] | None:
+    """Import numpy and TensorFlow, of whichever kind; return the error where that fails."""
+    global np, tf, native
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     _say("import tensorflow")
     try:
         import numpy  # noqa: PLC0415
+
+        np, native = numpy, _native(backend)
+        if native is not None:
+            native.start()
+            return None
         import tensorflow  # type: ignore  # noqa: PLC0415
 
-        np, tf = numpy, tensorflow
+        (tf,) = (tensorflow,)
         if deterministic:
             tf.config.experimental.enable_op_determinism()
     except Exception as error:  # noqa: BLE001 (any error is an answer)
         return _error(error)
     return None
+
+
+def _native(backend: str) -> Any:
+    """Return native.py where the target is asked through it, else None."""
+    found = None if backend == "tensorflow" else _beside("native")
+    return found if backend == "capi" or (found is not None and found.wanted()) else None
 
 
 def _environment(deterministic: bool, problem: dict[str, str] | None) -> dict[str, Any]:
@@ -183,8 +212,11 @@ def _environment(deterministic: bool, problem: dict[str, str] | None) -> dict[st
         "deterministic": deterministic,
         "import_error": problem,
         "driver": _driver(),
+        "backend": "tensorflow" if native is None else "capi",
     }
-    if problem is None:
+    if problem is None and native is not None:
+        found.update(native.environment())
+    elif problem is None:
         build = tf.sysconfig.get_build_info()
         found.update(
             numpy=np.__version__,
@@ -256,6 +288,8 @@ class _Run:
             if self._problem is not None:
                 call.status, call.error = "error", self._problem
                 return Loaded("none", {}, set())
+            if native is not None:
+                return _load_natively(self._path)
             tf.random.set_seed(0)  # stateful random ops start anew with each model
             return _load(self._path, self._aside / "without-optimizer")
         except Exception as error:  # noqa: BLE001 (any error is an answer)
@@ -293,27 +327,35 @@ class _Run:
         start = time.monotonic()
         try:
             inputs = make_inputs()
-            call.inputs = {name: _describe(array) for name, array in sorted(inputs.items())}
-            answer = function.call({key: tf.constant(value) for key, value in inputs.items()})
-            for index, (name, tensor) in enumerate(_flat(answer)):
-                call.outputs.append(self._keep(name, tensor, f"{number}.{index}"))
+            call.inputs = {
+                name: _describe_as(function.inputs.get(name), array)
+                for name, array in sorted(inputs.items())
+            }
+            for index, (name, dtype, array) in enumerate(function.call(inputs)):
+                call.outputs.append(self._keep(name, dtype, array, f"{number}.{index}"))
         except UnmadeInputError as error:
             call.status, call.error = "unmade", _error(error)
         except Exception as error:  # noqa: BLE001 (any error is an answer)
             call.status, call.error = "error", _error(error)
         call.seconds = time.monotonic() - start
 
-    def _keep(self, name: str, tensor: Any, key: str) -> dict[str, Any]:
+    def _keep(self, name: str, dtype: str, array: Any, key: str) -> dict[str, Any]:
         """Keep an output's values for arrays.npz; return its description."""
-        dtype = getattr(tensor, "dtype", None)
-        named = getattr(dtype, "name", str(dtype))
-        if named in ("resource", "variant"):
-            return {"name": name, "dtype": named, "shape": None, "sha256": None, "array": None}
-        array = tensor.numpy() if hasattr(tensor, "numpy") else np.asarray(tensor)
-        array = np.asarray(array, dtype=object) if named == "string" else np.asarray(array)
-        for part, values in _stored(array).items():
+        if array is None:
+            return {"name": name, "dtype": dtype, "shape": None, "sha256": None, "array": None}
+        for part, values in _stored(_bits(array) if dtype == _BFLOAT16 else array).items():
             self._arrays[key + part] = values
-        return {"name": name, **_describe(array), "array": key}
+        return {"name": name, **_describe_as(Spec(dtype, None), array), "array": key}
+
+
+def _load_natively(path: Path) -> Loaded:
+    """Load a SavedModel with the service's native backend, which serves its signatures."""
+    notes: list[str] = []
+    functions = {
+        name: Function({key: Spec(*spec) for key, spec in inputs.items()}, call)
+        for name, (inputs, call) in native.load(path, notes.append).items()
+    }
+    return Loaded("TensorFlow's C API", functions, set(), notes)
 
 
 def _load(path: Path, shadow: Path) -> Loaded:
@@ -332,16 +374,17 @@ def _load(path: Path, shadow: Path) -> Loaded:
         options = tf.saved_model.LoadOptions(allow_partial_checkpoint=True)
         model = tf.saved_model.load(str(shadow), options=options)
     functions = {name: _signature(fn) for name, fn in model.signatures.items()}
+    loader = "tf.saved_model.load"
     if not functions:
         notes.append("no signatures; its restored functions are called")
-        functions = _restored_functions(model)
-    return Loaded("tf.saved_model.load", functions, _saved_ops(path), notes)
+        functions, loader = _restored_functions(model), RESTORED_FUNCTIONS
+    return Loaded(loader, functions, _saved_ops(path), notes)
 
 
 def _signature(concrete: Any) -> Function:
     _, specs = concrete.structured_input_signature
     inputs = {name: _spec(spec) for name, spec in specs.items()}
-    return Function(inputs, lambda tensors: concrete(**tensors))
+    return Function(inputs, _on_tensors(lambda tensors: concrete(**tensors)))
 
 
 def _restored_functions(model: Any) -> dict[str, Function]:
@@ -369,7 +412,30 @@ def _restored_function(concrete: Any) -> Function:
         args, kwargs = tf.nest.pack_sequence_as(structure, given)
         return concrete(*args, **kwargs)
 
-    return Function({name: _spec(flat[index]) for index, name in names.items()}, call)
+    inputs = {name: _spec(flat[index]) for index, name in names.items()}
+    return Function(inputs, _on_tensors(call))
+
+
+def _on_tensors(
+    call: Callable[[Mapping[str, Any]], Any],
+) -> Callable[[Mapping[str, Any]], Iterable[tuple[str, str, Any]]]:
+    """Return what takes and gives arrays where a function takes and gives tensors."""
+
+    def answer(arrays: Mapping[str, Any]) -> Iterable[tuple[str, str, Any]]:
+        tensors = call({key: tf.constant(value) for key, value in arrays.items()})
+        return [(name, *_values(tensor)) for name, tensor in _flat(tensors)]
+
+    return answer
+
+
+def _values(tensor: Any) -> tuple[str, Any]:
+    """Return a tensor's dtype and its values; None for those that cannot be read."""
+    dtype = getattr(tensor, "dtype", None)
+    named = getattr(dtype, "name", str(dtype))
+    if named in ("resource", "variant"):
+        return named, None
+    array = tensor.numpy() if hasattr(tensor, "numpy") else np.asarray(tensor)
+    return named, np.asarray(array, dtype=object if named == "string" else None)
 
 
 def _load_keras(path: Path) -> Loaded:
@@ -390,13 +456,15 @@ def _load_keras(path: Path) -> Loaded:
     specs = {name: tf.TensorSpec(spec.shape, spec.dtype) for name, spec in inputs.items()}
     concrete = graph.get_concrete_function(structure(specs))
     functions = {
-        "call": Function(inputs, lambda tensors: graph(structure(tensors))),
-        "predict": Function(inputs, lambda tensors: model.predict(structure(tensors), verbose=0)),
+        "call": Function(inputs, _on_tensors(lambda given: graph(structure(given)))),
+        "predict": Function(
+            inputs, _on_tensors(lambda given: model.predict(structure(given), verbose=0))
+        ),
     }
     own = {"@keras", "@keras-rnn"} if _takes_cudnn(model) else {"@keras"}
     ops = _ops(concrete.graph.as_graph_def()) | own
     _refuse_removed_ops(ops)
-    return Loaded("keras", functions, ops)
+    return Loaded(KERAS, functions, ops)
 
 
 def _refuse_removed_ops(model: Any) -> None:
@@ -514,21 +582,36 @@ def make_array(dtype: str, shape: tuple[int, ...], label: str, seed: int) -> Any
         UnmadeInputError: There are no values of this dtype to make up.
     """
     count = math.prod(shape)
-    kind = tf.as_dtype(dtype)
-    if kind.is_complex:
+    if dtype.startswith("complex"):
         parts = _uniform(2 * count, label, seed).reshape(2, *shape)
-        return (parts[0] + 1j * parts[1]).astype(kind.as_numpy_dtype)
-    if kind.is_floating:
-        return _uniform(count, label, seed).reshape(shape).astype(kind.as_numpy_dtype)
+        return (parts[0] + 1j * parts[1]).astype(dtype)
+    if dtype.startswith(("float", "bfloat")):
+        return _cast(_uniform(count, label, seed).reshape(shape), dtype)
     words = _random_words(count, label).reshape(shape)
-    if kind == tf.string:
+    if dtype == "string":
         table = np.array([word.encode() for word in _WORDS], dtype=object)
         return np.asarray(table[words % len(_WORDS)], dtype=object)
-    if kind.is_bool:
+    if dtype == "bool":
         return words % 2 == 1
-    if kind.is_integer and not kind.is_quantized:
-        return (words % (256 if kind == tf.uint8 else 10)).astype(kind.as_numpy_dtype)
+    if dtype.startswith(("int", "uint")):
+        return _cast(words % (256 if dtype == "uint8" else 10), dtype)
     raise UnmadeInputError(f"no values of dtype {dtype} can be made up; give real inputs")
+
+
+def _cast(values: Any, dtype: str) -> Any:
+    """Return numbers as TensorFlow's dtype of a name, which numpy need not have.
+
+    Raises:
+        UnmadeInputError: The backend has nothing to hold it in.
+    """
+    if native is not None:
+        array = native.cast(values, dtype)
+        if array is None:
+            raise UnmadeInputError(f"the service has no array of dtype {dtype}")
+        return array
+    if dtype == _BFLOAT16:
+        values = values.astype("float32")  # rounded twice, wherever it is made
+    return values.astype(tf.as_dtype(dtype).as_numpy_dtype)
 
 
 def _random_words(count: int, label: str) -> Any:
@@ -570,13 +653,12 @@ def _read_inputs(path: Path, specs: Mapping[str, Spec]) -> dict[str, Any]:
 
 def _fitted(array: Any, dtype: str) -> Any:
     """Return an array as TensorFlow takes it; float64 becomes float32, never an integer."""
-    kind = tf.as_dtype(dtype)
     if array.dtype.kind == "U":
         return np.char.encode(array, "utf-8").astype(object)
-    if (kind.is_floating and array.dtype.kind == "f") or (
-        kind.is_integer and array.dtype.kind in "iu"
+    if (dtype.startswith(("float", "bfloat")) and array.dtype.kind == "f") or (
+        dtype.startswith(("int", "uint")) and array.dtype.kind in "iu"
     ):
-        return array.astype(kind.as_numpy_dtype)
+        return _cast(array, dtype)
     return array
 
 
@@ -606,6 +688,20 @@ def _stored(array: Any) -> dict[str, Any]:
     return {"": flat.view(f"u{array.dtype.itemsize}").reshape(array.shape)}
 
 
+def _bits(array: Any) -> Any:
+    """Return bfloat16 values, which the service carries as float32, as their bits."""
+    if array.dtype.name == "float32":
+        return (np.ascontiguousarray(array).view("uint32") >> 16).astype("uint16")
+    return array
+
+
+def _describe_as(spec: Spec | None, array: Any) -> dict[str, Any]:
+    """Describe an array that is of a specified dtype, unless it was meant to be of another."""
+    if spec is not None and spec.dtype == _BFLOAT16 and array.dtype.name == "float32":
+        return {**_describe(_bits(array)), "dtype": _BFLOAT16}
+    return _describe(array)
+
+
 def _describe(array: Any) -> dict[str, Any]:
     """Return dtype, shape and digest; the digest is over all three in a form without padding."""
     digest = hashlib.sha256(f"{list(array.shape)}".encode())
@@ -620,6 +716,8 @@ def _bytes(value: Any) -> bytes:
 
 
 def _error(error: BaseException) -> dict[str, str]:
+    if native is not None:
+        error = native.error_of(error)
     return {"type": type(error).__name__, "message": str(error)[:_MESSAGE_CHARACTERS]}
 
 

@@ -7,14 +7,16 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tfslim.parity.compare import Answers
 from tfslim.parity.job import Job
 from tfslim.parity.results import Environment, Unreadable, read_environment, read_model
 from tfslim.parity.target import Ended, Script, Target
 
-__all__ = ["Probed", "Settings", "probe_target"]
+__all__ = ["Backend", "Probed", "Settings", "probe_target"]
+
+Backend = Literal["auto", "tensorflow", "capi"]
 
 _SAYS = "probe: "
 _RECORD = "record.json"
@@ -37,6 +39,8 @@ class Settings:
         gpu: Give the target the machine's GPUs.
         deterministic: Use deterministic ops only.
         record: Also record what is opened and reached, with recorder.py.
+        backend: What asks the models: Python's TensorFlow, TensorFlow's C API as the service's
+            native backend does (capi), or the second where slimming left nothing else (auto).
     """
 
     batches: tuple[int, ...] = (1, 3)
@@ -46,6 +50,7 @@ class Settings:
     gpu: bool = False
     deterministic: bool = False
     record: bool = False
+    backend: Backend = "tensorflow"
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ def _script(job: Job, models: list[str], settings: Settings, out: str) -> Script
     argv += [part for path in job.inputs for part in ("--input", path)]
     argv += ["--batches", ",".join(map(str, settings.batches)), "--seeds", str(settings.seeds)]
     argv += ["--unknown-size", str(settings.unknown_size)]
+    argv += ["--backend", settings.backend]
     if settings.deterministic:
         argv += ["--deterministic"]
     if settings.record:

@@ -99,6 +99,7 @@ class Environment(_Record):
         gpus: Name and compute capability of each GPU that TensorFlow lists.
         driver: What the NVIDIA driver says of itself.
         variables: Environment variables that matter to TensorFlow.
+        backend: Through what the models were asked: Python's TensorFlow or the C API.
     """
 
     schema_version: Literal[1]
@@ -115,6 +116,7 @@ class Environment(_Record):
     cuda: str = ""
     cudnn: str = ""
     gpus: tuple[str, ...] = ()
+    backend: Literal["tensorflow", "capi"] = "tensorflow"
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ class ModelResult:
     notes: tuple[str, ...]
     calls: Mapping[tuple[str, str, str], Call]
     arrays: Mapping[str, Array]
+
+    @property
+    def has_signatures(self) -> bool:
+        """False for what Python's TensorFlow alone can load, or call."""
+        return self.loader not in (probe.KERAS, probe.RESTORED_FUNCTIONS)
 
 
 def read_environment(folder: Path) -> Environment:

@@ -1,7 +1,8 @@
 """What the parity gate found, with its evidence: plain data that is saved as JSON.
 
 One principle at every level. Two sides that differ: failed. Two that agree on something that says
-something: passed. Two that agree on nothing but errors, or cannot be asked: inconclusive.
+something: passed. Two that agree on nothing but errors, or cannot be asked: inconclusive. What only
+Python's TensorFlow can serve is not asked of a side that does without it, and counted.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ __all__ = [
     "worst",
 ]
 
-Outcome = Literal["passed", "inconclusive", "failed"]
+Outcome = Literal["not asked", "passed", "inconclusive", "failed"]
 Mode = Literal["cpu", "gpu", "gpu-deterministic"]
-_ORDER: tuple[Outcome, ...] = ("passed", "inconclusive", "failed")
+_ORDER: tuple[Outcome, ...] = ("not asked", "passed", "inconclusive", "failed")
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
@@ -51,6 +52,7 @@ class Rule(_Record):
         rtol: Relative tolerance; None takes the one for the dtype.
         atol: Absolute tolerance; None takes rtol times the largest finite |stock| of the output.
         words: Errors have to say the same, not only be of one type.
+        kinds: Errors have only to be of one kind (`kinds`): the sides were asked in different ways.
         why: The reason, for the reader of a verdict.
     """
 
@@ -59,6 +61,7 @@ class Rule(_Record):
     rtol: float | None = None
     atol: float | None = None
     words: bool = True
+    kinds: bool = False
 
 
 class OutputVerdict(_Record):

@@ -1,0 +1,33 @@
+"""Errors by kind, where Python's TensorFlow answers on one side and its C API on the other.
+
+Python checks inputs before the model runs and names its errors otherwise; the native backend is
+given what the service has checked. What a caller sees is the same: refused, too much, or failed.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+__all__ = ["kind_of"]
+
+Kind = Literal["refused", "busy", "failed"]
+
+_KINDS: Final[dict[str, Kind]] = {
+    # Of Python, from binding inputs to a signature.
+    "TypeError": "refused",
+    "ValueError": "refused",
+    # Of native.py and the service, for the same.
+    "RefusedError": "refused",
+    "InputRejectedError": "refused",
+    # Of TensorFlow (tf.errors), by either way: what the service answers with 400, and 503.
+    "InvalidArgumentError": "refused",
+    "FailedPreconditionError": "refused",
+    "ResourceExhaustedError": "busy",
+    "BackendBusyError": "busy",
+    "MemoryError": "busy",
+}
+
+
+def kind_of(error_type: str) -> Kind:
+    """Return the kind of an error, given its type's name."""
+    return _KINDS.get(error_type, "failed")
