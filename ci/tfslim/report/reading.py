@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from tfslim.errors import InputError
 
-__all__ = ["MAX_BYTES", "migrated", "parse", "read_file", "validated"]
+__all__ = ["MAX_BYTES", "is_record", "migrated", "parse", "read_file", "validated"]
 
 MAX_BYTES: Final = 64 << 20
 _MAX_DEPTH: Final = 24
@@ -26,6 +26,7 @@ _MAX_NUMBER: Final = 2**63
 _MAX_PARTS: Final = 64
 _SHOWN: Final = 5
 _WAY_OUT: Final = "Make one with `tfslim bench`."
+_MARKS: Final = {"schema_version", "started", "environment"}
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -41,6 +42,15 @@ def read_file(path: Path) -> bytes:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}", way_out=_WAY_OUT) from error
     return content
+
+
+def is_record(content: bytes) -> bool:
+    """True for what means to be a record, and for what is no JSON at all: that is worth a word."""
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        return True
+    return isinstance(data, dict) and data.keys() >= _MARKS
 
 
 def parse(content: bytes, name: str) -> dict[str, Any]:
