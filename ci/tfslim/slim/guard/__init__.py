@@ -107,12 +107,35 @@ def _data(
             if rule.id in used and rule.unless_ops
         },
         "modules": _modules(site, gone),
+        "removed": _removed(planned),
         "libraries": {
             PurePosixPath(name).name: rule
             for name, rule in {**gone, **_gone(planned, "replace")}.items()
             if _LIBRARY.fullmatch(PurePosixPath(name).name)
         },
     }
+
+
+def _removed(planned: Iterable[FilePlan]) -> dict[str, dict[str, int]]:
+    """Return what each rule takes out, in bytes and pieces; `tfslim inspect` reads it."""
+    removed: dict[str, dict[str, int]] = {}
+    for removal in (removal for plan in planned for removal in plan.removals):
+        sums = removed.setdefault(removal.rule, {"bytes": 0, "count": 0})
+        sums["bytes"] += removal.bytes
+        sums["count"] += removal.count
+    return {rule: sums for rule, sums in removed.items() if sums["bytes"]}
+
+
+def _removed_by_both(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return what two runs removed: the larger of each rule where one went on with the other."""
+    resumed = all(earlier.get(key) == now[key] for key in ("profile", "served"))
+    sums = {rule: dict(item) for rule, item in now["removed"].items()}
+    for rule, item in earlier.get("removed", {}).items():
+        mine = sums.setdefault(rule, {"bytes": 0, "count": 0})
+        for key in mine:
+            other = item.get(key, 0)
+            mine[key] = max(mine[key], other) if resumed else mine[key] + other
+    return sums
 
 
 def _drivers() -> dict[int, str]:
@@ -183,6 +206,7 @@ def _merged(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
         "served": [sm for sm in now["served"] if sm in served],
         "ptx": now["ptx"] and earlier.get("ptx", True),
         "zstd": now["zstd"] or earlier.get("zstd", {}),
+        "removed": _removed_by_both(earlier, now),
         **{key: {**earlier.get(key, {}), **now[key]} for key in _MAPPINGS},
     }
     return {**merged, "modules": _outermost(merged["modules"])}
