@@ -9,8 +9,7 @@ from tfslim.bench.results import COLD_START_PHASES, ColdLaunch, ColdStarts
 from tfslim.bench.run import Measurement
 from tfslim.bench.stats import summarize
 from tfslim.images.inspection import Inspection
-from tfslim.report.causes import CAUSES, by_cause, is_library, library_name
-from tfslim.report.content import (
+from tfslim.report.blocks import (
     Curve,
     Curves,
     Pairs,
@@ -20,6 +19,7 @@ from tfslim.report.content import (
     Trend,
     Trends,
 )
+from tfslim.report.causes import CAUSES, by_cause, is_library, library_name
 from tfslim.report.history import History, HistoryPoint, HistorySeries
 from tfslim.report.inert import plain
 from tfslim.report.record import RunRecord

@@ -8,7 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tfslim.report import plots
-from tfslim.report.content import Chart, Facts, Paragraph, Report, Table
+from tfslim.report.blocks import Chart, Facts, Paragraph, Report, Table
+from tfslim.report.inert import keep_together
 from tfslim.report.markdown import SIGNS
 
 __all__ = ["html"]
@@ -23,13 +24,15 @@ def html(report: Report) -> str:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("tfslim.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["together"] = keep_together
+    return environment
 
 
 def _kind(block: object) -> str:

@@ -10,7 +10,7 @@ import html
 import re
 import unicodedata
 
-__all__ = ["line", "markdown_text", "mermaid_label", "plain"]
+__all__ = ["keep_together", "line", "markdown_text", "mermaid_label", "plain"]
 
 SHORT = 80
 """Characters of a text in a table; a sentence may have more."""
@@ -35,7 +35,9 @@ _GITHUB = (
     (re.compile(r"\b([0-9a-f]{12})(?=[0-9a-f]{4,}\b)"), rf"\1{_BREAK}"),
 )
 _MARKDOWN = re.compile(r"[\\`*\[\]|~!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-_LINE_START = re.compile(r"^(\d*)([#+\-=.)])")
+_LINE_START = re.compile(r"^(\d*)([#+\-=]|[.)](?=\s|$))")
+# A number and its unit or mark, which stay on one line.
+_UNIT = re.compile(r"(?<=\d) (?=%|[kMGT]?B\b|m?s\b|samples/s|\?)|(?<=%) (?=[?⚠])")
 
 
 def plain(text: object, limit: int = SHORT) -> str:
@@ -52,9 +54,14 @@ def plain(text: object, limit: int = SHORT) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1].rstrip() + "…"
 
 
+def keep_together(text: str) -> str:
+    """Return text whose numbers are not parted from their units at the end of a line."""
+    return _UNIT.sub("\u00a0", text)
+
+
 def markdown_text(text: str) -> str:
     """Return text for GitHub-flavoured Markdown, inside a line or a table's cell."""
-    escaped = html.escape(text, quote=True).replace("$", "&#36;")
+    escaped = html.escape(keep_together(text), quote=True).replace("$", "&#36;")
     escaped = _MARKDOWN.sub(r"\\\g<0>", escaped)
     for pattern, replacement in _GITHUB:
         escaped = pattern.sub(replacement, escaped)

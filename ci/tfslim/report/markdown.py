@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from tfslim.report import mermaid
-from tfslim.report.content import Block, Facts, Paragraph, Report, Section, Status, Table
+from tfslim.report.blocks import Block, Facts, Paragraph, Report, Section, Status, Table
 from tfslim.report.inert import line, markdown_text
 
 __all__ = ["LIMIT_BYTES", "SIGNS", "markdown"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from tfslim.report.content import Chart, StackedBars
+from tfslim.report.blocks import Chart, StackedBars
 from tfslim.report.inert import mermaid_label
 
 __all__ = ["SQUARES", "diagram", "legend"]

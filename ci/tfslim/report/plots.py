@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from tfslim.report.content import Chart, Curves, Pairs, Panel, StackedBars, Trend, Trends
+from tfslim.report.blocks import Chart, Curves, Pairs, Panel, StackedBars, Trend, Trends
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,13 +10,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from rich.console import RenderableType
 
-from tfslim.report import charts, plots, sections, summary
+from tfslim.report import charts, plots, sections, summary, verdict
 from tfslim.report import html as html_page
 from tfslim.report import markdown as markdown_text
 from tfslim.report import terminal as terminal_text
+from tfslim.report.blocks import Report, Section, Status
 from tfslim.report.budgets import BudgetResult
 from tfslim.report.compare import Comparison
-from tfslim.report.content import Report, Section, Status
 from tfslim.report.history import History
 from tfslim.report.record import RunRecord
 
@@ -57,13 +57,13 @@ def make_report(
 ) -> Report:
     """Return the report as data; the arguments are those of `write_report`."""
     source = summary.Source(record, comparison, tuple(budgets))
-    status, verdict, alarms = summary.verdict(source)
+    status, sentence, alarms = verdict.verdict(source)
     trends = () if history is None else tuple(charts.trends(history))
     over_runs = (Section("history", "Over runs", trends, rank=10),) if trends else ()
     return Report(
         marker=marker,
         status=status,
-        verdict=verdict,
+        verdict=sentence,
         alarms=alarms[:20],
         summary=summary.summary_table(source),
         notes=summary.notes(source),
@@ -130,7 +130,7 @@ def write_report(
             Markdown is `<!-- tfslim-report:MARKER -->`.
     """
     report = make_report(record, comparison, budgets=budgets, history=history, marker=marker)
-    verdict = VerdictFile(
+    made = VerdictFile(
         status=report.status,
         verdict=report.verdict,
         alarms=report.alarms,
@@ -141,7 +141,7 @@ def write_report(
         _write(folder / "report.md", markdown_text.markdown(report).encode()),
         _write(folder / "report.html", html_page.html(report).encode()),
         *record.save(folder / "report.json"),
-        _write(folder / "verdict.json", (verdict.model_dump_json(indent=1) + "\n").encode()),
+        _write(folder / "verdict.json", (made.model_dump_json(indent=1) + "\n").encode()),
     ]
     return written + [_write(folder / name, content) for name, content in _pictures(report)]
 

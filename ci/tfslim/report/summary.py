@@ -8,18 +8,23 @@ from dataclasses import dataclass
 from tfslim.bench.run import Measurement
 from tfslim.bench.stats import Ratio, Summary, ratio_of_medians, summarize
 from tfslim.report import figures
+from tfslim.report.blocks import Table
 from tfslim.report.budgets import BudgetResult
-from tfslim.report.causes import by_cause
-from tfslim.report.charts import gpus_of
 from tfslim.report.compare import Comparison, MeasureChange
-from tfslim.report.content import Status, Table
 from tfslim.report.inert import plain
-from tfslim.report.record import RunRecord, broken_budgets
+from tfslim.report.record import RunRecord
 
-__all__ = ["Source", "notes", "parity_of", "summary_table", "verdict"]
+__all__ = [
+    "Source",
+    "delta",
+    "measure_changes",
+    "notes",
+    "own_subjects",
+    "parity_of",
+    "summary_table",
+]
 
 MOST_ROWS = 40
-_FAILED = ("failed",)
 _WORST = ("failed", "inconclusive", "off", "not asked", "passed")  # any other word comes first
 
 
@@ -48,24 +53,6 @@ class Source:
         return plain(self.comparison.baseline.source, 60) if self.comparison else ""
 
 
-def verdict(source: Source) -> tuple[Status, str, tuple[str, ...]]:
-    """Return the sign, the verdict in one sentence, and what else is wrong, a sentence each."""
-    bad = [*_broken(source), *_parity(source.record, _FAILED), *_changed(source, "worse")]
-    unsure = [
-        *(_budget_unsure(b) for b in source.budgets if b.state == "inconclusive"),
-        *_parity(source.record, ("inconclusive",)),
-        *_changed(source, "inconclusive"),
-    ]
-    if bad:
-        return "bad", bad[0], (*bad[1:], *unsure)
-    if unsure:
-        return "unsure", unsure[0], tuple(unsure[1:])
-    has_budgets = source.budgets or source.record.budgets
-    lead = "within budgets" if has_budgets else "measured; no budgets are set"
-    rest = _news(source)
-    return "good", f"{lead}; {rest}" if rest else lead, ()
-
-
 def summary_table(source: Source) -> Table:
     """Return one row for each image, and for each machine where there are several."""
     several = len({part.environment.machine_key for part in source.record.parts}) > 1
@@ -73,7 +60,7 @@ def summary_table(source: Source) -> Table:
     rows = [
         tuple(cell(source, part, subject) for _, cell in columns)
         for part in source.record.parts
-        for subject in _own_subjects(part)
+        for subject in own_subjects(part)
     ]
     return Table(
         tuple(title for title, _ in columns), tuple(rows[:MOST_ROWS]), left=2 if several else 1
@@ -94,7 +81,7 @@ def notes(source: Source) -> tuple[str, ...]:
         *_load_note(record),
         f"GPU: bytes of GPU code, and where the image ran; {plain(record.environment.gpu, 120)}.",
     ]
-    shown = sum(len(_own_subjects(part)) for part in record.parts)
+    shown = sum(len(own_subjects(part)) for part in record.parts)
     if shown > MOST_ROWS:
         found.append(f"The first {MOST_ROWS} of {shown} images are shown; report.json has all.")
     if source.comparison is not None:
@@ -120,96 +107,14 @@ def _badness(outcome: str) -> int:
     return _WORST.index(outcome) if outcome in _WORST else -1
 
 
-def _own_subjects(part: RunRecord) -> list[str]:
-    return part.model_copy(update={"others": []}).subjects
-
-
-# -- the verdict ---------------------------------------------------------------------------------
-
-
-def _broken(source: Source) -> Iterator[str]:
-    """Yield one sentence for each broken budget."""
-    for item in source.budgets:
-        if item.state == "broken":
-            actual = figures.quantity(item.actual, item.unit)
-            limit = figures.quantity(item.limit, item.unit)
-            yield (
-                f"{plain(item.subject, 40)}: {_measure_name(item)} {actual} breaks its budget "
-                f"{plain(item.budget, 40)} of {limit}"
-            )
-    if not source.budgets:
-        for broken in broken_budgets(source.record):
-            yield (
-                f"{plain(broken.variant, 40)}: {broken.measure} {figures.size(broken.actual_bytes)}"
-                f" is over its {figures.size(broken.limit_bytes)} budget"
-            )
-
-
-def _measure_name(item: BudgetResult) -> str:
-    return plain(item.measure, 40) or "the measure"
-
-
-def _budget_unsure(item: BudgetResult) -> str:
-    actual = figures.quantity(item.actual, item.unit)
-    return (
-        f"{plain(item.subject, 40)}: the samples cannot tell whether {_measure_name(item)} {actual}"
-        f" keeps its budget {plain(item.budget, 40)} of {figures.quantity(item.limit, item.unit)}"
-    )
-
-
-def _parity(record: RunRecord, outcomes: Sequence[str]) -> Iterator[str]:
-    for part in record.parts:
-        for subject in _own_subjects(part):
-            found = parity_of(part, subject)
-            if found.partition(" ")[0] in outcomes:
-                yield f"{plain(subject, 40)}: answers beside the packages before slimming: {found}"
-
-
-def _changed(source: Source, wanted: str) -> Iterator[str]:
-    for item in _changes(source):
-        if item.verdict == wanted:
-            tell = "is worse" if wanted == "worse" else "may be worse; the samples cannot tell"
-            now = figures.quantity(item.value, item.unit)
-            yield (
-                f"{plain(item.subject, 40)}: {plain(item.measure, 40)} {now} {tell}: "
-                f"{_delta(item)} against {source.baseline}"
-            )
-
-
-def _changes(source: Source) -> Iterator[MeasureChange]:
+def measure_changes(source: Source) -> Iterator[MeasureChange]:
     if source.comparison is not None:
         for subject in source.comparison.subjects:
             yield from subject.measures
 
 
-def _news(source: Source) -> str:
-    """Return what is best to know where nothing is wrong."""
-    if source.compared:
-        found = [
-            f"{plain(item.subject, 40)}: {plain(item.measure, 40)} {_delta(item)}"
-            for item in _changes(source)
-            if item.measure in ("pull", "disk") and item.verdict == "better"
-        ]
-        better = sum(item.verdict == "better" for item in _changes(source))
-        if found:
-            return f"{found[0]} against {source.baseline}"
-        return (
-            f"{better} measure(s) better than {source.baseline}"
-            if better
-            else f"as {source.baseline}"
-        )
-    return _smallest(source.record)
-
-
-def _smallest(record: RunRecord) -> str:
-    """Return how much the smallest image saves beside stock."""
-    pulls = {name: s.pull_bytes for name, s in record.sizes.items() if s.pull_bytes}
-    stock = pulls.pop("stock", None)
-    if not pulls:
-        return ""
-    name, pull = min(pulls.items(), key=lambda item: item[1])
-    beside = f", {figures.percent(pull / stock)} beside stock" if stock and stock > 0 else ""
-    return f"{plain(name, 40)} pulls {figures.size(pull)}{beside}"
+def own_subjects(part: RunRecord) -> list[str]:
+    return part.model_copy(update={"others": []}).subjects
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -331,7 +236,7 @@ def _load_note(record: RunRecord) -> Iterator[str]:
     keys = {
         _shown_rate(part, subject)
         for part in record.parts
-        for subject in _own_subjects(part)
+        for subject in own_subjects(part)
         if _rates(part, subject)
     }
     if keys:
@@ -343,11 +248,7 @@ def _gpu(_: Source, part: RunRecord, subject: str) -> str:
     size = part.sizes.get(subject)
     code = ""
     if size is not None and size.gpu is not None:
-        archs = gpus_of(part, subject)
-        own = by_cause(size, archs)["gpu-own"]
-        code = f"code {figures.size(size.gpu.total_bytes)}"
-        if archs:
-            code += f", {figures.size(own)} for {plain('sm_' + ', sm_'.join(archs), 30)}"
+        code = f"{figures.size(size.gpu.total_bytes)} code"
     devices = _devices(part, subject)
     ran = ", ".join(sorted(plain(device, 40) for device in devices)) or figures.NOT_MEASURED
     return f"{code}; {ran}" if code else ran
@@ -376,14 +277,14 @@ def _bracket(
     """Return the change of a measure in brackets: against the baseline, else against stock."""
     if not source.compared:
         return f" ({beside_stock})" if beside_stock else ""
-    for item in _changes(source):
+    for item in measure_changes(source):
         mine = item.subject == subject and item.machine in ("", part.environment.machine_key)
         if mine and item.measure in measures:
-            return f" ({_delta(item)})"
+            return f" ({delta(item)})"
     return ""
 
 
-def _delta(item: MeasureChange) -> str:
+def delta(item: MeasureChange) -> str:
     """Return a change with unit, percentage and what is thought of it."""
     if item.baseline is None or item.delta is None:
         return "new"

@@ -12,7 +12,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderR
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from tfslim.report.content import Block, Facts, Paragraph, Report, StackedBars, Status, Table
+from tfslim.report.blocks import Block, Facts, Paragraph, Report, StackedBars, Status, Table
 from tfslim.report.markdown import SIGNS
 
 __all__ = ["terminal"]

@@ -5,7 +5,7 @@ Every text in here has been through `inert.plain`; the renderers escape for thei
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +26,7 @@ __all__ = [
     "Table",
     "Trend",
     "Trends",
+    "table",
 ]
 
 Status = Literal["good", "bad", "unsure"]
@@ -241,3 +242,10 @@ class Report:
             for block in section.blocks:
                 if isinstance(block, StackedBars | Pairs | Curves | Trends):
                     yield block
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> Iterator[Table]:
+    """Yield a table, or nothing where it has no rows."""
+    kept = tuple(tuple(row) for row in rows)
+    if kept:
+        yield Table(tuple(header), kept, left)
