@@ -53,7 +53,10 @@ def terminal(result: ColdStarts) -> Group:
     for table in tables(result):
         shown = Table(title=table.title, title_justify="left", title_style="bold", box=None)
         for number, heading in enumerate(table.head):
-            shown.add_column(heading, justify="right" if number else "left", no_wrap=bool(number))
+            if number:
+                shown.add_column(heading, justify="right", no_wrap=True)
+            else:
+                shown.add_column(heading, overflow="fold", min_width=12)
         for row in table.rows:
             shown.add_row(*map(Text, row))
         parts += [shown, Text(f"{table.explained}\n", style="dim")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,16 +88,30 @@ def _rss(pid: int | None) -> int | None:
 def _read(stats: Mapping[str, Any], pid: int | None) -> int | None:
     """Return the bytes that a container read from storage.
 
-    By its cgroup where the kernel counts there, which includes every process; else by its first
-    process (/proc/PID/io), which includes the children that it has waited for.
+    By its cgroup where the kernel counts there, which includes every process. Else by its process
+    and the children that still are there, ended or not (/proc/PID/io; man 5 proc): a process
+    has in its own count those that it has waited for.
     """
     counted = (stats.get("blkio_stats") or {}).get("io_service_bytes_recursive") or []
     if counted:
         return sum(int(item["value"]) for item in counted if item["op"].lower() == "read")
-    if pid is None:
+    if pid is None or (own := _read_by(pid)) is None:
         return None
+    return own + sum(_read_by(child) or 0 for child in _descendants(pid))
+
+
+def _read_by(pid: int) -> int | None:
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/io").read_text().splitlines():
             if line.startswith("read_bytes:"):
                 return int(line.split()[1])
     return None
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    """Yield the children of a process and theirs, zombies included."""
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                yield child
+                yield from _descendants(child)
