@@ -24,6 +24,8 @@ variable "SLIM_OPTIONS" { default = "" }
 variable "TRACE" { default = "" }
 variable "BYTECODE" { default = "unchecked" }
 variable "GATE" { default = "on" }
+variable "BACKEND" { default = "tensorflow" }
+variable "FREEZE" { default = "off" }
 variable "APP" { default = "dockerfiles/app" }
 variable "MODEL" { default = "dockerfiles/model" }
 variable "MODEL_NAME" { default = "model" }
@@ -70,6 +72,7 @@ target "approach-a" {
     CUDA_ARCHS         = CUDA_ARCHS
     SLIM_PROFILE       = SLIM_PROFILE
     GATE               = GATE
+    BACKEND            = BACKEND
   }
   tags   = ["${REPOSITORY}/approach-a:${TAG}"]
   labels = { "io.tfslim.variant" = "approach-a", "io.tfslim.profile" = SLIM_PROFILE }
@@ -85,6 +88,7 @@ target "approach-b" {
     CUDA_ARCHS   = CUDA_ARCHS
     SLIM_PROFILE = SLIM_PROFILE
     GATE         = GATE
+    BACKEND      = BACKEND
   }
   tags     = ["${REPOSITORY}/approach-b:${TAG}"]
   labels   = { "io.tfslim.variant" = "approach-b", "io.tfslim.profile" = SLIM_PROFILE }
@@ -102,6 +106,7 @@ target "training" {
     CUDA_ARCHS      = CUDA_ARCHS
     SLIM_PROFILE    = SLIM_PROFILE
     GATE            = GATE
+    BACKEND         = BACKEND
   }
   tags   = ["${REPOSITORY}/training:${TAG}"]
   labels = { "io.tfslim.variant" = "training", "io.tfslim.profile" = SLIM_PROFILE }
@@ -123,6 +128,8 @@ target "inference" {
     SLIM_OPTIONS = SLIM_OPTIONS
     BYTECODE     = BYTECODE
     GATE         = GATE
+    BACKEND      = BACKEND
+    FREEZE       = FREEZE
   }
   tags   = ["${REPOSITORY}/inference:${TAG}"]
   labels = { "io.tfslim.variant" = "inference", "io.tfslim.profile" = "inference" }
@@ -144,4 +151,21 @@ target "workload" {
   args     = { PROFILE = "workload", TRACE = TRACE }
   tags     = ["${REPOSITORY}/workload:${TAG}"]
   labels   = { "io.tfslim.variant" = "workload", "io.tfslim.profile" = "workload" }
+}
+
+# Both without TensorFlow's Python files: its C API serves the model (SavedModels with signatures).
+target "inference-native" {
+  inherits = ["inference"]
+  context  = "dockerfiles/inference"
+  args     = { BACKEND = "capi", SLIM_OPTIONS = trimspace("--also=native ${SLIM_OPTIONS}") }
+  tags     = ["${REPOSITORY}/inference-native:${TAG}"]
+  labels   = { "io.tfslim.variant" = "inference-native" }
+}
+
+target "workload-native" {
+  inherits = ["workload"]
+  context  = "dockerfiles/inference"
+  args     = { BACKEND = "capi", SLIM_OPTIONS = trimspace("--also=native ${SLIM_OPTIONS}") }
+  tags     = ["${REPOSITORY}/workload-native:${TAG}"]
+  labels   = { "io.tfslim.variant" = "workload-native" }
 }

@@ -74,6 +74,7 @@ class VariantRow(_Row):
     bases: tuple[BaseRole, ...]
     pinned: bool = False
     profile: str | None = None
+    native: bool = False
     disk_gb: float = Field(gt=0)
 
 

@@ -41,6 +41,8 @@ VariantName = Literal[
     "inference",
     "inference-debug",
     "workload",
+    "inference-native",
+    "workload-native",
 ]
 BaseSource = Literal["auto", "registry", "debian"]
 DEFAULT_FILE = Path("tfslim.yaml")
@@ -150,6 +152,11 @@ class ModelConfig(_Section):
         "bake",
         description="bake: the model is the image's last layer; mount: bound in at run time.",
     )
+    freeze: bool = Field(
+        False,
+        description="Bake a graph whose variables are constants: a faster start, and answers that "
+        "may differ in the last bits. For images of inference and workload with backend capi.",
+    )
 
 
 class CacheConfig(_Section):
@@ -193,11 +200,33 @@ class SecretsConfig(_Section):
 class BenchConfig(_Section):
     """How images are measured."""
 
-    launches: int = Field(5, ge=1, le=100, description="Container launches for each image.")
-    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = (1, 32)
-    seconds: float = Field(5.0, gt=0, le=600, description="Load per batch size in each launch.")
+    launches: int = Field(5, ge=1, le=100, description="Process launches of each image.")
+    batch_sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 32), min_length=1)
+    seconds: float = Field(5.0, gt=0, le=600, description="Each load in each launch.")
+    concurrency: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        (1, 4),
+        min_length=1,
+        description="Clients of closed loops over HTTP: all batch sizes with the first number, the "
+        "first batch size with all of them.",
+    )
+    rate: Literal["auto", "off"] | Annotated[float, Field(gt=0)] = Field(
+        "auto",
+        description="Requests a second of an open loop; auto: half of what the first image "
+        "answered in closed loops; off: none.",
+    )
+    margin: float = Field(
+        0.03, gt=0, lt=1, description="Share by which two images may differ and still be the same."
+    )
+    cold_launches: int = Field(
+        3, ge=0, le=100, description="Cold starts of each image in a whole run; 0: none."
+    )
+    runtime: Literal["auto", "docker", "rootfs"] = Field(
+        "auto",
+        description="docker: images of an engine; rootfs: folders and archives, entered with "
+        "bubblewrap or chroot; auto: whichever fits what is named.",
+    )
     gpu: Literal["auto", "required", "off"] = Field(
-        "auto", description="auto: a GPU where the engine can give one, else CPU."
+        "auto", description="auto: a GPU where one can be given, else CPU."
     )
     ready_timeout: float = Field(180.0, gt=0, description="Seconds to wait for /ready.")
 
@@ -285,6 +314,11 @@ class Config(_Section):
     gate: bool = Field(
         True,
         description="What was slimmed is finished only if it answers as the packages do before it.",
+    )
+    backend: Literal["tensorflow", "capi"] = Field(
+        "tensorflow",
+        description="What serves in all images but stock and the native ones. tensorflow: Python's "
+        "TensorFlow; capi: its C API, for SavedModels with signatures (the native ones always).",
     )
     base_source: BaseSource = Field(
         "auto",

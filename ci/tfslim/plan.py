@@ -67,6 +67,7 @@ def make_plan(config: Config, only: Sequence[str] = ()) -> list[Build]:
             )
     _check_paths(config)
     _check_words(config)
+    _check_native(config)
     chosen = [name for name in known if name in (only or config.variants)]
     return [_build(config, name) for name in chosen]
 
@@ -155,10 +156,19 @@ def _build(config: Config, variant: VariantName) -> Build:
             "TRACE": config.trace.name if config.trace else "",
             "BYTECODE": config.bytecode,
             "GATE": "on" if config.gate else "off",
+            "BACKEND": config.backend,
+            "FREEZE": "on" if _freezes(config, variant) else "off",
             "MODEL_NAME": model_name(config),
         },
         disk_bytes=round(made.disk_gb * 10**9),
     )
+
+
+def _freezes(config: Config, variant: VariantName) -> bool:
+    """Return whether the model is frozen in a variant: only the C API serves a frozen one."""
+    made = compat().variants[variant]
+    native = made.native or (made.profile is not None and config.backend == "capi")
+    return config.model.freeze and config.model.mode == "bake" and native
 
 
 def lock_file(config: Config) -> Path | None:
@@ -229,3 +239,23 @@ def _check_words(config: Config) -> None:
                 f"{key}: no rule is called {word!r}{nearest(word, known)}",
                 why=f"the words are: {', '.join(known)}",
             )
+
+
+def _check_native(config: Config) -> None:
+    """Refuse what contradicts itself about the native backend."""
+    if "native" in config.also and config.backend != "capi":
+        raise ConfigError(
+            "also: native takes out Python's TensorFlow, and backend: tensorflow needs it",
+            way_out="Build inference-native or workload-native, or set backend: capi.",
+        )
+    if "native" in config.keep:
+        raise ConfigError(
+            "keep: native would keep Python's TensorFlow in the native images",
+            way_out="Build inference or workload, with backend: capi.",
+        )
+    if config.model.freeze and config.model.mode == "mount":
+        raise ConfigError(
+            "model.freeze: a model that is mounted is served as it is",
+            way_out="Set model.mode: bake, or freeze it yourself: "
+            "python -m tfserve_app.freeze MODEL FOLDER",
+        )

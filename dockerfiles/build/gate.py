@@ -1,4 +1,4 @@
-"""Let an image pass only if it answers as its packages did before slimming. Runs inside of it.
+r"""Let an image pass only if it answers as its packages did before slimming. Runs inside of it.
 
     zoo     asks for every CUDA library (check_cuda.py), then compares a zoo of models of many
             kinds; an image for one model serves no others, and is not asked
@@ -7,7 +7,11 @@
 Compared are the environment as it was installed (/stock) and the one of this image (/opt/venv).
 What was compared goes into the image, without times, so that equal images stay equal.
 
-Usage: PROFILE=arch|inference|workload|none GATE=on|off python gate.py zoo|model OUT
+They are compared as the image will serve them: through Python's TensorFlow, or with BACKEND=capi
+through TensorFlow's C API.
+
+Usage: BACKEND=tensorflow|capi PROFILE=arch|inference|workload|none GATE=on|off \
+    python gate.py zoo|model OUT
 """
 
 from __future__ import annotations
@@ -37,7 +41,9 @@ def run(*command: str | Path) -> None:
 
 def compare(*options: str | Path) -> dict[str, Any]:
     """Compare by `tfslim verify` and return what was compared."""
-    run(TFSLIM, "verify", STOCK, SLIM, "--gpu", "off", "--output", VERDICT, *options)
+    backend = os.environ.get("BACKEND", "tensorflow")
+    asked = ("--gpu", "off", "--backend", backend, "--output", VERDICT)
+    run(TFSLIM, "verify", STOCK, SLIM, *asked, *options)
     said = json.loads(VERDICT.read_text(encoding="utf-8"))
     models = {model["name"]: model["outcome"] for model in said["models"]}
     return {"outcome": said["outcome"], "tfslim": said["tfslim"], "models": models}

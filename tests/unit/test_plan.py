@@ -183,3 +183,34 @@ def test_workload_and_debug_are_built_when_asked_for() -> None:
         "inference-debug",
         "workload",
     ]
+
+
+def test_the_native_images_are_what_they_are_whatever_serves_in_the_others() -> None:
+    for backend in ("tensorflow", "capi"):
+        native, plain = plan("inference-native", "inference", backend=backend)[::-1]
+        assert plain.variables["BACKEND"] == backend
+        assert native.variables["BACKEND"] == backend  # the bake file sets capi for this target
+        assert native.tag == "tfslim/inference-native:2.21.0-py3.13"
+        assert native.lock == plain.lock
+
+
+def test_a_model_is_frozen_where_the_c_api_serves_it() -> None:
+    def freezes(name: str, **changes: Any) -> str:
+        (build,) = plan(name, model=ModelConfig(freeze=True), **changes)
+        return build.variables["FREEZE"]
+
+    assert freezes("inference-native") == "on"
+    assert freezes("inference") == "off"
+    assert freezes("inference", backend="capi") == "on"
+    assert freezes("approach-b", backend="capi") == "off"
+    with pytest.raises(ConfigError, match=r"model\.freeze"):
+        plan("inference-native", model=ModelConfig(freeze=True, mode="mount"))
+
+
+def test_python_s_tensorflow_cannot_go_where_it_serves() -> None:
+    with pytest.raises(ConfigError, match="also: native"):
+        plan("inference", also=("native",))
+    (build,) = plan("inference", also=("native",), backend="capi")
+    assert build.variables["SLIM_OPTIONS"] == "--also=native"
+    with pytest.raises(ConfigError, match="keep: native"):
+        plan("inference-native", keep=("native",))

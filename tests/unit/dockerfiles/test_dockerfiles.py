@@ -58,7 +58,7 @@ def test_each_begins_with_a_header_that_teaches(variant: str) -> None:
 def test_the_image_without_a_distribution_begins_with_nothing_and_ends_with_its_model() -> None:
     assert "FROM scratch AS base-minimal" in text("inference")
     copied = re.findall(r"^COPY --link --from=(\S+)", text("inference"), re.MULTILINE)
-    assert copied == ["split"] * 4 + ["gate", "service", "prefetch", "model"]
+    assert copied == ["split"] * 4 + ["gate", "service", "prefetch", "served"]
 
 
 @pytest.mark.parametrize("variant", OURS)

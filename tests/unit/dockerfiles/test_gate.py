@@ -106,3 +106,11 @@ def test_what_was_not_slimmed_is_not_compared(monkeypatch: pytest.MonkeyPatch) -
     record = run(monkeypatch, "zoo", profile="none")
     assert record == {"outcome": "not asked", "why": "nothing was slimmed"}
     assert not Path("asked").exists()
+
+
+def test_an_image_is_asked_as_it_will_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(monkeypatch, "zoo")
+    assert "--backend tensorflow" in Path("asked").read_text()
+    monkeypatch.setenv("BACKEND", "capi")
+    run(monkeypatch, "zoo")
+    assert "--backend capi" in Path("asked").read_text()
