@@ -210,6 +210,8 @@ def test_strings_as_npy_and_complex_as_json_are_406(client: Client) -> None:
         (b'{"inputs":{"a":[2147483648],"b":["x"]},"signature":"two"}', 400, "range for int32"),
         (b'{"inputs":{"a":[1],"b":[1]},"signature":"two"}', 400, 'text or {"b64"'),
         (b'{"inputs":{"a":[1],"b":[{"b64":"?"}]},"signature":"two"}', 400, "broken base64"),
+        (b'{"inputs":[[1,' + b"9" * 1900 + b"]]}", 400, "out of range for float32"),
+        (b'{"inputs":{"x":[[1,2]],"x":[[3,4]]}}', 400, "the key 'x' is there twice"),
         (b'{"inputs":"' + b"x" * 2000 + b'"}', 413, "larger than 2000 bytes (MAX_BODY_BYTES)"),
     ],
 )
@@ -391,6 +393,100 @@ def test_beyond_the_queue_503_and_health_still_answers(backend: FakeBackend) -> 
     asyncio.run(scenario())
 
 
+def test_a_request_whose_client_goes_while_it_waits_never_runs(backend: FakeBackend) -> None:
+    async def scenario() -> None:
+        service = Service(Settings(Path("/"), max_concurrency=1, max_queue=1))
+        service.load(lambda: backend)
+        backend.calls.clear()
+        started, go_on = threading.Event(), threading.Event()
+
+        def wait(_: str) -> None:
+            started.set()
+            assert go_on.wait(10)
+
+        backend.on_predict = wait
+        app = create_app(service)
+        goes = asyncio.Event()
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/predict",
+            "headers": [],
+            "query_string": b"",
+        }
+
+        def ask(gone: asyncio.Event) -> tuple[asyncio.Task[None], list[Any]]:
+            sent: list[Any] = []
+            body = iter([{"type": "http.request", "body": b'{"inputs":[[1,2]]}'}])
+
+            async def receive() -> Any:
+                for message in body:
+                    return message
+                await gone.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            return asyncio.create_task(app(scope, receive, send)), sent
+
+        running, answer = ask(asyncio.Event())
+        await asyncio.to_thread(started.wait, 10)
+        waiting, nothing = ask(goes)
+        while service._pending < 2:
+            await asyncio.sleep(0.01)
+        goes.set()
+        await waiting
+        assert nothing == []
+        assert service._pending == 1, "its place is free again"
+        again, answer_again = ask(asyncio.Event())
+        await asyncio.sleep(0.05)
+        go_on.set()
+        await running
+        await again
+        assert answer[0]["status"] == answer_again[0]["status"] == 200
+        assert backend.calls == ["serving_default"] * 2, "what was waiting never ran"
+
+    asyncio.run(scenario())
+
+
+def test_methods_and_paths(client: Client) -> None:
+    assert client.get("/health/").status_code == 200
+    head = client.request("HEAD", "/ready")
+    assert (head.status_code, head.headers["content-type"]) == (200, "application/json")
+    wrong = client.get("/predict")
+    assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+    assert client.get("/v1/models/toy:predict").status_code == 404
+    assert client.get("/v1/models/toy/versions/7/metadata").status_code == 200
+    for path in ("/", "//", "/v1/models/", "/v1/models/a/b", "/health/x", "/%00"):
+        assert client.get(path).status_code == 404, path
+
+
+def test_a_stopping_service_is_not_ready(service: Service, client: Client) -> None:
+    service.stopping = True
+    assert client.get("/ready").status_code == 503
+    assert client.get("/ready").json()["state"] == "stopping"
+    assert client.get("/health").json()["state"] == "stopping"
+    assert client.post("/predict", json={"inputs": [[1, 2]]}).status_code == 200
+
+
+def test_warm_up_runs_every_size_of_batch(backend: FakeBackend) -> None:
+    sizes: list[int] = []
+    predict = backend.predict
+
+    def note(signature: str, inputs: Any) -> Any:
+        if signature == "serving_default":
+            sizes.append(inputs["x"].shape[0])
+        return predict(signature, inputs)
+
+    backend.predict = note  # type: ignore[method-assign]
+    service = Service(Settings(warmup_batches=(1, 8)))
+    service.load(lambda: backend)
+    assert sizes == [1, 8]
+    assert service.warmup is not None
+    assert service.warmup.failed == {}
+
+
 # --- anything at all ---
 
 _json = st.recursive(
@@ -422,6 +518,30 @@ def test_any_json_is_answered_without_a_500(client: Client, value: object) -> No
         answer = client.post(path, content=body)
         assert answer.status_code < 500, (body, answer.text)
         json.loads(answer.content)
+
+
+_token = st.text(st.characters(codec="latin-1", exclude_categories=["Cc"]), max_size=30)
+_headers = st.dictionaries(
+    st.sampled_from(["content-type", "accept", "content-encoding", "x-any", "connection"]),
+    st.sampled_from(["application/x-npy", "application/x-npz", "application/json", "gzip"])
+    | _token,
+)
+_path = st.sampled_from(["/predict", "/health", "/ready", TOY, "/v1/models/toy", "/v1/models/"])
+
+
+@_fuzz
+@given(
+    method=st.sampled_from(["GET", "POST", "PUT", "HEAD", "OPTIONS"]),
+    path=_path | st.builds("{}{}".format, _path, _token.map(lambda text: f"?signature={text}")),
+    headers=_headers,
+    body=st.binary(max_size=100) | st.just(b'{"inputs":[[1,2]]}'),
+)
+def test_any_request_is_answered_without_a_500(
+    client: Client, method: str, path: str, headers: dict[str, str], body: bytes
+) -> None:
+    encoded = {name: value.encode("latin-1") for name, value in headers.items()}
+    answer = client.request(method, path, headers=encoded, content=body)
+    assert answer.status_code < 500, answer.text
 
 
 @_fuzz

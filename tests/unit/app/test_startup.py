@@ -53,11 +53,20 @@ def test_settings_from_the_environment() -> None:
         {"TFSLIM_MODEL_PATH": "/m", "MODEL_NAME": "toy-1.2", "PORT": "0", "MAX_BODY_BYTES": "10"}
     )
     assert changed == Settings(Path("/m"), "toy-1.2", port=0, max_body_bytes=10)
+    assert changed.held_limit == 80
+    assert Settings.from_env({"WARMUP_BATCHES": "1, 8"}).warmup_batches == (1, 8)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("PORT", "http"), ("PORT", "65536"), ("MAX_BODY_BYTES", "0"), ("MODEL_NAME", "a/b")],
+    [
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("MAX_BODY_BYTES", "0"),
+        ("MODEL_NAME", "a/b"),
+        ("WARMUP_BATCHES", "1,0"),
+        ("READ_SECONDS", "-1"),
+    ],
 )
 def test_a_bad_setting_is_named(key: str, value: str) -> None:
     with pytest.raises(SettingsError, match=f"{key}='{value}'"):
