@@ -46,7 +46,8 @@ _OPTIONS = (
         "--cold-start",
         is_flag=True,
         help="Measure nothing but the way from a registry to the first answer, phase by phase. "
-        "Images of the engine may be named, too (anything with a '/' or ':').",
+        "Images of the engine may be named, too (anything with a '/' or ':'), and be given a name: "
+        "NAME=IMAGE.",
     ),
     click.option(
         "--pulls",
@@ -110,7 +111,8 @@ def perform(
     Args:
         config: The checked configuration, with the command line's values over it.
         names: Variants and references of images, in the order of the results; the first is what
-            the others are compared with. Without any, the configuration's variants.
+            the others are compared with. NAME=REFERENCE gives an image a name of its own. Without
+            any, the configuration's variants.
         options: What the options of `--cold-start` say.
         launches: Starts of each image in each state; 7 if not given.
         folder: Gets coldstart.json and coldstart.md, and launches.jsonl until the run is complete.
@@ -173,7 +175,8 @@ def _subject(
     """Return a variant's or a reference's image as a subject."""
     build = builds.get(name)
     if build is None:
-        return Subject(name, name, model_name=model_name_of(client, name))
+        shown, _, reference = name.rpartition("=")
+        return Subject(shown or reference, reference, model_name=model_name_of(client, reference))
     mounted = line.model.path if config.model.mode == "mount" else None
     return Subject(name, build.tag, mounted, build.variables["MODEL_NAME"])
 
