@@ -203,8 +203,12 @@ def _to_numpy(tensor: Any) -> Array:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error that may print a whole graph."""
-    lines = str(error).strip().splitlines() or [""]
+    """Return the first line of an error that may print a whole graph.
+
+    An error inside a graph begins with where in Python it was built, which a loaded model does
+    not know; what went wrong stands after that.
+    """
+    lines = str(error).rpartition("<stack traces unavailable>")[2].strip().splitlines() or [""]
     return lines[0][:_MESSAGE_LENGTH]
 
 

@@ -63,14 +63,22 @@ NAMES: dict[int, str] = {
     33: "float4_e2m1fn",
 }
 
-# The types that NumPy has under the same name: their memory is the same, too. Quantised types mean
-# nothing without their scale, float8 and int4 have no NumPy type, and handles have no value.
+# The types that NumPy has under the same name: their memory is the same, too. Not among them:
+# float8 and int4, which NumPy has not, and handles, which have no value.
 _PLAIN = frozenset(
     {
         *("float16", "float32", "float64", "complex64", "complex128", "bool"),
         *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     }
 )
+
+_QUANTISED = {
+    "qint8": "int8",
+    "quint8": "uint8",
+    "qint16": "int16",
+    "quint16": "uint16",
+    "qint32": "int32",
+}
 
 
 def plain_number(number: int) -> int:
@@ -81,11 +89,12 @@ def plain_number(number: int) -> int:
 def numpy_dtype(number: int) -> np.dtype[np.generic] | None:
     """Return the NumPy type with the same memory; None where there is none.
 
-    bfloat16 is uint16 here: its bits.
+    bfloat16 is uint16 here: its bits. Quantised numbers are the integers they are stored as.
     """
     if number == BFLOAT16:
         return np.dtype(np.uint16)
     name = NAMES.get(number, "")
+    name = _QUANTISED.get(name, name)
     return np.dtype(name) if name in _PLAIN else None
 
 

@@ -75,10 +75,16 @@ class MetaGraph:
         """Return one signature.
 
         Raises:
-            UnsupportedSignatureError: A tensor of it is sparse, ragged or the like.
+            UnsupportedSignatureError: A tensor of it is ragged or the like, or a sparse output.
         """
         found = dict(self._signatures())[name]
-        return Entry(_endpoints(found, 1), _endpoints(found, 2))
+        inputs = {
+            part: endpoint
+            for key, info in found.map(1)
+            for part, endpoint in _inputs(key, info).items()
+        }
+        outputs = {key: _endpoint(key, info) for key, info in found.map(2)}
+        return Entry(_sorted(inputs), _sorted(outputs))
 
     def op_types(self) -> set[str]:
         """Return the op types of the graph and of all functions it calls, directly or not.
@@ -111,9 +117,26 @@ def read_meta_graphs(path: Path) -> list[MetaGraph]:
     return graphs
 
 
-def _endpoints(signature: Message, number: int) -> dict[str, Endpoint]:
-    infos = dict(signature.map(number))
-    return {name: _endpoint(name, infos[name]) for name in sorted(infos)}
+def _sorted(endpoints: Mapping[str, Endpoint]) -> dict[str, Endpoint]:
+    return {name: endpoints[name] for name in sorted(endpoints)}
+
+
+def _inputs(name: str, info: Message) -> dict[str, Endpoint]:
+    """Read an input; a sparse one is three, named as `tf.saved_model.load` names them."""
+    sparse = info.message(4)
+    if sparse is None:
+        return {name: _endpoint(name, info)}
+    shape, int64 = _shape(info.message(3)), 9
+    rank = -1 if shape is None else len(shape)
+    parts = {
+        "values": (sparse.text(1), info.number(2), (-1,)),
+        "indices": (sparse.text(2), int64, (-1, rank)),
+        "dense_shape": (sparse.text(3), int64, (rank,)),
+    }
+    return {
+        f"{name}_{part}": Endpoint(tensor, dtype, TensorSpec(NAMES.get(dtype, "?"), sizes))
+        for part, (tensor, dtype, sizes) in parts.items()
+    }
 
 
 def _endpoint(name: str, info: Message) -> Endpoint:

@@ -26,6 +26,7 @@ Log = Callable[[str], None]
 
 _SERVE = ("serve",)
 _PREFERRED = (_SERVE, ("serve", "gpu"))
+_VARIABLES = frozenset({"VarHandleOp", "Variable", "VariableV2"})
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,21 @@ def load_model(library: Library, path: Path, options: SessionOptions, log: Log) 
     if not (path / "saved_model.pb").is_file():  # as text: TensorFlow has to read it for us
         session, described = load_text_model(library, path, _SERVE, options)
         graph = MetaGraph(Message(described))
-        refuse_removed_ops(path, graph)
+        _check(path, graph)
         return Model(session, _entries(graph, log))
     graph = choose(read_meta_graphs(path / "saved_model.pb"))
-    refuse_removed_ops(path, graph)
+    _check(path, graph)
     entries = _entries(graph, log)
     return Model(load_saved_model(library, path, graph.tags, options), entries)
+
+
+def _check(path: Path, graph: MetaGraph) -> None:
+    refuse_removed_ops(path, graph)
+    index = path / "variables" / "variables.index"
+    # TensorFlow takes a model without a checkpoint for one without variables, and fails at the
+    # first request.
+    if not index.is_file() and graph.op_types() & _VARIABLES:
+        raise FileNotFoundError(f"{index} is missing, and the graph has variables")
 
 
 def choose(graphs: list[MetaGraph]) -> MetaGraph:
