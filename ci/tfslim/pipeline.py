@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from tfslim import models
+from tfslim.bench import coldstart as cold
 from tfslim.bench.container import run_once
 from tfslim.bench.device import Device, choose_device
-from tfslim.bench.run import Measurement, measure
+from tfslim.bench.results import ColdStarts
+from tfslim.bench.run import Measured, measure
 from tfslim.build.bake import BuiltImage, build_images
 from tfslim.build.bases import Base, ensure_bases
 from tfslim.compat import compat
 from tfslim.config import Config, VariantName
 from tfslim.engine.engine import Engine, find_engine
-from tfslim.errors import DiskError, ModelError
+from tfslim.errors import DiskError, ModelError, TfslimError
 from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspection import Inspection
@@ -24,7 +28,10 @@ from tfslim.plan import Build, disk_bytes, grouped, lock_file
 from tfslim.report.record import ModelRecord, Pins, RunRecord, environment, now, pins_of
 from tfslim.ui import Ui, human_bytes
 
-__all__ = ["Line"]
+__all__ = ["Line", "Only"]
+
+Only = Literal["full", "sizes", "throughput"]
+"""What a run measures: all, sizes alone, or all but cold starts."""
 
 _STATE = Path(".tfslim")
 _RESERVE = 4 * 10**9  # bytes that a full group of images must leave free
@@ -38,6 +45,15 @@ class _Served:
     baked: Path | None
     mounted: Path | None
     dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _GroupResult:
+    """What was measured of one group of images."""
+
+    measured: Measured
+    notes: list[str]
+    cold: ColdStarts | None
 
 
 class Line:
@@ -91,19 +107,25 @@ class Line:
                 f"GPUs: {', '.join(named)} get the newest packages. `tfslim pins` makes a lock."
             )
 
-    def bench(self) -> RunRecord:
+    def bench(self, only: Only = "full", *, folder: Path = _STATE) -> RunRecord:
         """Build, inspect and measure everything; return the record of it.
+
+        Args:
+            only: "sizes": nothing is launched; "throughput": no cold starts; "full": all of it.
+            folder: Where finished cold starts are kept until all of them are made.
 
         Raises:
             TfslimError: See the rooms this passes through.
         """
         started = now()
-        device = choose_device(self._config.bench.gpu, self.engine)
+        device = Device(gpu=False, text="not measured: only sizes were asked for")
+        if only != "sizes":
+            device = choose_device(self._config.bench.gpu, self.engine)
         self._ui.note(f"GPU: {device.text}")
         images: dict[VariantName, BuiltImage] = {}
         rebuilds: dict[VariantName, BuiltImage] = {}
         sizes: dict[str, Inspection] = {}
-        measurements: list[Measurement] = []
+        found: list[_GroupResult] = []
         groups = grouped(self._builds, self._room())
         for number, group in enumerate(groups):
             if number:
@@ -112,7 +134,9 @@ class Line:
             images |= {image.build.variant: image for image in self.build(new)}
             rebuilds |= {image.build.variant: image for image in self.build(new)}
             sizes |= {build.variant: self.inspect(build.tag) for build in new}
-            measurements += self._measure(group, number, device)
+            if only != "sizes":
+                cold = self._cold_starts(group, device, folder) if only == "full" else ([], None)
+                found.append(_GroupResult(self._measure(group, number, device), *cold))
         return RunRecord(
             started=started,
             environment=environment(self.engine, device.text),
@@ -120,9 +144,13 @@ class Line:
             images=list(images.values()),
             rebuilds=list(rebuilds.values()),
             sizes=sizes,
-            measurements=measurements,
+            measurements=[one for part in found for one in part.measured.launches],
+            http=[one for part in found for one in part.measured.http],
+            in_process=[one for part in found for one in part.measured.calls],
+            cold_starts=_joined([part.cold for part in found if part.cold is not None]),
             budgets=self._config.budgets,
             pins=self._pins(),
+            notes=[note for part in found for note in part.notes],
         ).described()
 
     def _pins(self) -> dict[str, Pins]:
@@ -147,7 +175,7 @@ class Line:
         """Measure an image, archive or folder."""
         return inspect_source(source, client=self.engine.client, gpu=gpu_use, ui=self._ui)
 
-    def _measure(self, group: Sequence[Build], number: int, device: Device) -> list[Measurement]:
+    def _measure(self, group: Sequence[Build], number: int, device: Device) -> Measured:
         return measure(
             self.engine,
             group,
@@ -157,6 +185,33 @@ class Line:
             gpu=device.gpu,
             ui=self._ui,
         )
+
+    def _cold_starts(
+        self, group: Sequence[Build], device: Device, folder: Path
+    ) -> tuple[list[str], ColdStarts | None]:
+        """Start images cold a few times; a failure becomes a note, and the rest is measured."""
+        launches = self._config.bench.cold_launches
+        if launches == 0:
+            return ["cold starts: not measured: switched off (bench.cold-launches)"], None
+        subjects = [
+            cold.Subject(b.variant, b.tag, self._served.mounted, b.variables["MODEL_NAME"])
+            for b in group
+        ]
+        try:
+            with contextlib.closing(self.engine.client()) as client:
+                return [], cold.cold_starts(
+                    client,
+                    subjects,
+                    self._config.bench,
+                    cold.Wish(launches=launches),
+                    gpu=device.gpu,
+                    folder=folder,
+                    ui=self._ui,
+                )
+        except TfslimError as error:
+            note = " ".join(f"cold starts: not measured: {error.what} {error.why}".split())
+            self._ui.warn(note)
+            return [note], None
 
     def _bake(self, builds: Sequence[Build], served: _Served | None) -> list[BuiltImage]:
         """Build images; without a model where there is none yet."""
@@ -251,3 +306,12 @@ class Line:
             self.engine.docker(["image", "rm", build.tag])
         if self.engine.embedded:
             self.engine.buildx(["prune", "--force", "--all"])
+
+
+def _joined(parts: Sequence[ColdStarts]) -> ColdStarts | None:
+    """Return the cold starts of all groups as one; None for none."""
+    if not parts:
+        return None
+    launches = tuple(launch for part in parts for launch in part.launches)
+    notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
+    return parts[0].model_copy(update={"launches": launches, "notes": notes})

@@ -14,9 +14,9 @@ import docker
 import httpx
 from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest
 
 from tfslim.bench.ready import Patience, await_ready, ready_event
+from tfslim.engine.gpu_request import gpu_options
 from tfslim.errors import EngineError, InputError, ServiceError
 
 __all__ = ["Launch", "Service", "launch", "run_once"]
@@ -118,7 +118,7 @@ def run_once(
 def _create(client: docker.DockerClient, spec: Launch) -> Container:
     options: dict[str, Any] = {}
     if spec.gpu:
-        options["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+        options |= gpu_options(client)
     if spec.model is not None:
         options["volumes"] = {str(spec.model.resolve()): {"bind": "/model", "mode": "ro"}}
     try:

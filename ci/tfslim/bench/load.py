@@ -1,4 +1,4 @@
-"""Requests for any model, and a closed loop of them: one client that asks again once answered."""
+"""Requests for any model: the same bytes for every image that is compared."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tfslim.errors import ServiceError
 
-__all__ = ["Load", "RequestBody", "closed_loop", "make_request", "predict"]
+__all__ = ["Load", "RequestBody", "make_request", "predict"]
 
-_WARM_UP_REQUESTS = 2
 _SEED = 20211
 
 
@@ -28,7 +27,7 @@ class RequestBody:
 
 
 class Load(BaseModel):
-    """What one closed loop measured.
+    """What one closed loop measured, as records of version 1 have it; now `HttpRun`.
 
     Attributes:
         batch_size: Samples in each request.
@@ -94,21 +93,6 @@ def predict(http: httpx.Client, request: RequestBody) -> float:
             way_out="Set `bench.batch-sizes` to sizes that the model takes.",
         )
     return elapsed
-
-
-def closed_loop(http: httpx.Client, request: RequestBody, seconds: float) -> Load:
-    """Ask again and again for `seconds`, at least once, after a warm-up that is not counted."""
-    for _ in range(_WARM_UP_REQUESTS):
-        predict(http, request)
-    latencies: list[float] = []
-    start = time.perf_counter()
-    while not latencies or time.perf_counter() - start < seconds:
-        latencies.append(predict(http, request))
-    return Load(
-        batch_size=request.batch_size,
-        seconds=time.perf_counter() - start,
-        latencies_s=tuple(latencies),
-    )
 
 
 def _tensor(

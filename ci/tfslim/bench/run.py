@@ -1,21 +1,27 @@
-"""Measure images side by side: their launches take turns, so that a drifting machine is fair."""
+"""Measure the images that a plan builds, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tfslim.bench.container import Launch, Service, launch
-from tfslim.bench.load import Load, closed_loop, make_request, predict
+from tfslim.bench.container import Launch, launch
+from tfslim.bench.load import Load
+from tfslim.bench.ready import Running
+from tfslim.bench.results import HttpRun, InProcessRun
+from tfslim.bench.throughput import Launched, Subject, measure_calls, measure_services
 from tfslim.config import BenchConfig, VariantName
 from tfslim.engine.engine import Engine
+from tfslim.parity.containers import ImageTarget
 from tfslim.plan import Build
 from tfslim.ui import Ui
 
-__all__ = ["Measurement", "measure"]
+__all__ = ["Measured", "Measurement", "image_subject", "measure"]
 
 
 class Measurement(BaseModel):
@@ -30,7 +36,7 @@ class Measurement(BaseModel):
             first_answer, second_answer.
         service_s: The service's own phases, as it logged them.
         memory_bytes: Memory of the container after the second answer, droppable cache left out.
-        loads: Closed loops, one per batch size.
+        loads: Closed loops of records of version 1, one per batch size; now in `HttpRun`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,7 +48,16 @@ class Measurement(BaseModel):
     phases_s: dict[str, float]
     service_s: dict[str, float]
     memory_bytes: int | None
-    loads: tuple[Load, ...]
+    loads: tuple[Load, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of it: every launch, every load over HTTP, every run in a process."""
+
+    launches: list[Measurement]
+    http: list[HttpRun]
+    calls: list[InProcessRun]
 
 
 def measure(
@@ -54,7 +69,7 @@ def measure(
     model: Path | None,
     gpu: bool,
     ui: Ui,
-) -> list[Measurement]:
+) -> Measured:
     """Launch each image `settings.launches` times, in turn, and measure each launch.
 
     Args:
@@ -70,53 +85,56 @@ def measure(
         ServiceError: An image does not serve.
         EngineError: The engine cannot run it.
     """
-    names = ", ".join(build.variant for build in builds)
-    results: list[Measurement] = []
-    client = engine.client()
-    try:
-        with ui.step(f"measure {names}", total=settings.launches * len(builds)) as step:
-            for turn in range(settings.launches):
-                for build in _rotated(builds, turn):
-                    step.update(f"{build.variant}, launch {turn + 1} of {settings.launches}")
-                    spec = Launch(
-                        image=build.tag,
-                        model=model,
-                        model_name=build.variables["MODEL_NAME"],
-                        gpu=gpu,
-                        ready_timeout=settings.ready_timeout,
-                    )
-                    with launch(client, spec) as service:
-                        measured = _measured(service, spec, settings)
-                    results.append(
-                        Measurement(variant=build.variant, group=group, round=turn, **measured)
-                    )
-                    step.advance(1)
-    finally:
-        client.close()
-    return results
+    subjects = [
+        image_subject(
+            engine,
+            build.variant,
+            build.tag,
+            model=model,
+            model_name=build.variables["MODEL_NAME"],
+            gpu=gpu,
+            ready_timeout=settings.ready_timeout,
+        )
+        for build in builds
+    ]
+    variants = {build.variant: build.variant for build in builds}
+    launches, http = measure_services(subjects, settings, group=group, gpu=gpu, ui=ui)
+    calls = measure_calls(subjects, settings, group=group, gpu=gpu, ui=ui)
+    return Measured(
+        [_measurement(one, variants[one.subject], group) for one in launches],  # type: ignore[index]
+        http,
+        calls,
+    )
 
 
-def _measured(service: Service, spec: Launch, settings: BenchConfig) -> dict[str, Any]:
-    """Measure a service that has just become ready; the fields of its `Measurement`."""
-    request = make_request(service.http, spec.model_name, 1)
-    # Making the request was the benchmark's own time, so the answers' times are added to `ready`.
-    first = service.marks["ready"] + predict(service.http, request)
-    second = first + predict(service.http, request)
-    return {
-        "phases_s": {**service.marks, "first_answer": first, "second_answer": second},
-        "memory_bytes": service.memory_bytes(),
-        "device": ", ".join(service.http.get("/health").json()["gpus"] or []) or "CPU",
-        "service_s": service.ready_event(),
-        "loads": tuple(
-            closed_loop(
-                service.http, make_request(service.http, spec.model_name, size), settings.seconds
-            )
-            for size in settings.batch_sizes
-        ),
-    }
+def image_subject(
+    engine: Engine,
+    name: str,
+    image: str,
+    *,
+    model: Path | None,
+    model_name: str,
+    gpu: bool,
+    ready_timeout: float,
+) -> Subject:
+    """Return an image of the engine as something to measure."""
+    spec = Launch(image, model, model_name, gpu, ready_timeout)
+
+    @contextmanager
+    def serve() -> Iterator[Running]:
+        with contextlib.closing(engine.client()) as client, launch(client, spec) as service:
+            yield service
+
+    return Subject(name, ImageTarget(image, engine.client), model, model_name, serve)
 
 
-def _rotated(builds: Sequence[Build], turn: int) -> list[Build]:
-    """Start each turn with another image, so that none always follows the same one."""
-    start = turn % len(builds)
-    return [*builds[start:], *builds[:start]]
+def _measurement(one: Launched, variant: VariantName, group: int) -> Measurement:
+    return Measurement(
+        variant=variant,
+        group=group,
+        round=one.round,
+        device=one.device,
+        phases_s=one.phases_s,
+        service_s=one.service_s,
+        memory_bytes=one.memory_bytes,
+    )

@@ -18,9 +18,9 @@ from typing import Any
 from docker import DockerClient
 from docker.errors import APIError, DockerException, ImageNotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest
 from requests.exceptions import RequestException
 
+from tfslim.engine.gpu_request import gpu_options
 from tfslim.errors import EngineError, InputError
 from tfslim.parity.target import Ended, Script
 
@@ -109,7 +109,7 @@ class ImageTarget:
     def _create(self, client: DockerClient, python: str, script: Script) -> Container:
         options: dict[str, Any] = {}
         if script.gpu:
-            options["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+            options |= gpu_options(client)
         try:
             return client.containers.create(
                 self.name,

@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tfslim.bench.load import closed_loop, make_request, predict
+from tfslim.bench.load import make_request, predict
 from tfslim.errors import ServiceError
 
 SIGNATURES = {
@@ -71,20 +71,3 @@ def test_a_failed_prediction_shows_what_the_service_said() -> None:
     http = client(answer)
     with pytest.raises(ServiceError, match=r"shape \[1, 4\] is wrong"):
         predict(http, make_request(http, "m", 1))
-
-
-def test_a_closed_loop_counts_every_request_but_the_warm_up() -> None:
-    posts = 0
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        nonlocal posts
-        if request.method == "GET":
-            return httpx.Response(200, json=SIGNATURES)
-        posts += 1
-        return httpx.Response(200)
-
-    http = client(answer)
-    load = closed_loop(http, make_request(http, "m", 5), seconds=0.05)
-    assert len(load.latencies_s) == posts - 2 >= 1
-    assert load.samples_per_second == pytest.approx(5 * len(load.latencies_s) / load.seconds)
-    assert sum(load.latencies_s) <= load.seconds

@@ -98,6 +98,9 @@ class FakeEngine:
     def __len__(self) -> int:
         return len(self.made)
 
+    def info(self) -> dict[str, Any]:
+        return {"Runtimes": {"nvidia": {}}}
+
     def get(self, name: str) -> Any:
         if name != "my/image:1":
             raise ImageNotFound("no such image")
