@@ -1,8 +1,8 @@
 """The command line: one command per verb, each a few lines over a room.
 
 Results go to standard output (with --json as JSON and nothing else), everything about the work to
-standard error. Exit codes: 0 done; 1 a defect of tfslim; those of `errors.py`; 20 a budget is
-broken; 130 interrupted.
+standard error. Exit codes: 0 done; 1 a defect of tfslim; those of `errors.py` and `cli_report.py`;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tfslim import (
     __version__,
     cli_coldstart,
     cli_pins,
+    cli_report,
     cli_slim,
     cli_trace,
     cli_verify,
@@ -44,8 +45,9 @@ from tfslim.images.shared import inspect_shared
 from tfslim.parity.gate import verify
 from tfslim.parity.tracing import trace_models
 from tfslim.plan import Build, disk_bytes, make_plan, matrix
-from tfslim.report import render
-from tfslim.report.record import RunRecord, broken_budgets
+from tfslim.report import baseline, render
+from tfslim.report.history import History
+from tfslim.report.record import RunRecord, record_schema
 from tfslim.slim.rules import Margin, profile_names
 from tfslim.slim.rules_text import rules_markdown
 from tfslim.slim.trace import Trace
@@ -53,7 +55,6 @@ from tfslim.ui import Ui, human_bytes
 
 __all__ = ["cli", "main"]
 
-EXIT_BUDGET = 20
 EXIT_INTERRUPTED = 130
 _F = TypeVar("_F", bound=Callable[..., object])
 
@@ -547,21 +548,83 @@ def bench_verb(
 
 
 @cli.command("report")
-@click.argument(
-    "record",
-    type=click.Path(path_type=Path),
-    default=Path("tfslim-report/report.json"),
+@click.argument("runs", nargs=-1, metavar="[RUN.json…]", type=click.Path(path_type=Path))
+@click.option(
+    "--baseline",
+    metavar="WHAT",
+    help="Compare with it: a record, a folder or zip of an artifact, git:REF or git:REF:PATH; "
+    "none: with nothing. The configuration's `baseline` if not given.",
 )
+@click.option("--history", metavar="PLACE", help="Add the runs of a folder or git:BRANCH:PATH.")
+@click.option("--strict", is_flag=True, help="A budget whose measure is missing counts as broken.")
+@click.option(
+    "--allow-inconclusive", is_flag=True, help="Exit with 0 where the samples cannot tell."
+)
+@click.option("--all", "whole", is_flag=True, help="Print every section, not the table alone.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of a record, and nothing else.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder to write report.json and report.md to; only printed without it.",
+    help="Folder for the report: Markdown, HTML, plots, JSON, dashboards; only printed without it.",
 )
 @_verb
-def report_verb(common: _Common, record: Path, output: Path | None) -> None:
-    """Show a run again from its RECORD (report.json)."""
-    _publish(common, RunRecord.load(record), output)
+def report_verb(
+    common: _Common,
+    *,
+    runs: tuple[Path, ...],
+    history: str | None,
+    whole: bool,
+    schema: bool,
+    output: Path | None,
+    **options: Any,
+) -> None:
+    """Show a run from its record, and hold it against its budgets and a baseline.
+
+    RUN.json is tfslim-report/report.json if not given; several are parts of one run. Exit code 20:
+    a budget is broken; 22: worse than the baseline; 21: perhaps, and the samples cannot tell.
+
+    \b
+    tfslim report --baseline git:main
+    tfslim report run.json --baseline artifact.zip --history git:results:runs -o report/
+    """  # noqa: D301 (click takes a backspace as "do not wrap")
+    if schema:
+        click.echo(json.dumps(record_schema(), indent=2))
+        return
+    record = cli_report.read_runs(runs or (Path(baseline.DEFAULT_PATH),))
+    past = cli_report.read_history(history) if history else None
+    _publish(common, record, output, cli_report.Options(**options), history=past, whole=whole)
+
+
+@cli.command("history")
+@click.argument("place")
+@click.option("--variant", default="*", metavar="PATTERN", help="These alone, such as inference*.")
+@click.option("--measure", default="*", metavar="PATTERN", help="These alone, such as cold-start*.")
+@click.option("--details", is_flag=True, help="Phases of starts, too.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for history.json and the plots.",
+)
+@_verb
+def history_verb(
+    common: _Common, *, place: str, variant: str, measure: str, details: bool, output: Path | None
+) -> None:
+    """Show each measure over many runs, and where it changed for good.
+
+    PLACE is a folder of records, a zip, git:BRANCH or git:BRANCH:FOLDER. Times of different
+    machines are different series.
+
+    \b
+    tfslim history benchmarks/results
+    tfslim history git:results:runs --variant inference --measure 'cold-start*' -o history/
+    """  # noqa: D301 (click takes a backspace as "do not wrap")
+    found = cli_report.read_history(place)
+    found = cli_report.chosen(found, variant, measure, details=details)
+    if output is not None:
+        cli_report.write_history(found, output, common.ui)
+    common.show(found.model_dump(mode="json"), cli_report.render_history(found))
 
 
 @cli.group("engine")
@@ -688,23 +751,25 @@ def _overridden(config: Config, **overrides: str | float | None) -> Config:
     return config.model_copy(update={"bench": config.bench.model_copy(update=given)})
 
 
-def _publish(common: _Common, record: RunRecord, output: Path | None) -> None:
-    """Print a record, write its files, and exit with 20 where a budget is broken."""
+def _publish(
+    common: _Common,
+    record: RunRecord,
+    output: Path | None,
+    options: cli_report.Options | None = None,
+    *,
+    history: History | None = None,
+    whole: bool = False,
+) -> None:
+    """Print a record, write its files, and exit as budgets and baseline say."""
+    held = cli_report.hold(record, common.config, options or cli_report.Options())
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, text in (
-            ("report.json", record.model_dump_json(indent=1)),
-            ("report.md", render.markdown(record)),
-        ):
-            aside = output / f".{name}.new"
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(output / name)
-        common.ui.note(f"written: {output / 'report.md'} and {output / 'report.json'}")
-    common.show(record.model_dump(mode="json"), render.terminal(record))
-    broken = broken_budgets(record)
-    if broken:
-        common.ui.warn(f"{len(broken)} budget(s) broken: see the notes above")
-        sys.exit(EXIT_BUDGET)
+        cli_report.write_files(held, output, history, common.ui)
+    text = render.terminal(held.record, held.comparison, budgets=held.budgets, whole=whole)
+    common.show(held.as_data(), text)
+    for reason in held.why:
+        common.ui.warn(reason)
+    if held.exit_code:
+        sys.exit(held.exit_code)
 
 
 def _checks_text(checks: list[doctor.Check]) -> Text:

@@ -38,6 +38,7 @@ _SEED: Final = 17
 _LEAST_POINTS: Final = 3  # on either side of a change
 _LEAST_CHANGE: Final = 0.02  # relative; less is nobody's concern, however sure
 _MAX_RECORDS: Final = 10_000
+_FLAT: Final = 0.01
 _BARS: Final = "▁▂▃▄▅▆▇█"
 
 
@@ -88,7 +89,11 @@ class ChangePoint(_Model):
 
 
 class HistorySeries(_Model):
-    """One measure of one subject on one machine, oldest first."""
+    """One measure of one subject on one machine, oldest first.
+
+    Attributes:
+        detail: Part of another measure, such as a phase of a start.
+    """
 
     subject: str
     measure: str
@@ -96,6 +101,7 @@ class HistorySeries(_Model):
     better: Literal["smaller", "larger"]
     machine: str
     device: str
+    detail: bool = False
     points: list[HistoryPoint]
     changes: list[ChangePoint] = []
 
@@ -158,9 +164,9 @@ def change_points(values: Sequence[float]) -> list[tuple[int, float]]:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Return a line of bars, the smallest value lowest."""
+    """Return a line of bars, the smallest value lowest; what differs by less than 1 % is flat."""
     low, high = min(values), max(values)
-    if high == low:
+    if high - low <= _FLAT * high:
         return _BARS[0] * len(values)
     return "".join(
         _BARS[round((value - low) / (high - low) * (len(_BARS) - 1))] for value in values
@@ -232,6 +238,7 @@ def _series(entries: Sequence[tuple[HistoryPoint, Measured]]) -> HistorySeries:
         better=item.better,
         machine=item.machine,
         device=item.device,
+        detail=item.detail,
         points=points,
         changes=_changes(values, cuts, item),
     )
