@@ -123,11 +123,11 @@ def _key_of(data: Mapping[str, Any]) -> str:
     return ", ".join([facts.machine, f"{facts.cpus} × {facts.cpu}", memory, *names])
 
 
-def environment(engine: Engine, gpu: str) -> Environment:
+def environment(engine: Engine | None, gpu: str) -> Environment:
     """Describe this machine, its engine and what is measured on it.
 
     Args:
-        engine: The engine in use.
+        engine: The engine in use; None where unpacked images were run without one.
         gpu: The GPUs that were used, or why there is none.
     """
     return Environment(
@@ -137,8 +137,8 @@ def environment(engine: Engine, gpu: str) -> Environment:
         cpu=_cpu_model(),
         cpus=len(os.sched_getaffinity(0)),
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        engine=engine.version_info(),
-        builder=f"{engine.driver}: {engine.driver_reason}",
+        engine=engine.version_info() if engine else {},
+        builder=f"{engine.driver}: {engine.driver_reason}" if engine else "none",
         gpu=gpu,
         gpus=tuple(
             GpuDevice(

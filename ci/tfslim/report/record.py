@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tfslim.bench.results import ColdStarts, HttpRun, InProcessRun
+from tfslim.bench.results import ColdStarts, HttpRun, InProcessRun, LoadgenRun
 from tfslim.bench.run import Measurement
 from tfslim.build.bake import BuiltImage
 from tfslim.config import Budget
@@ -88,6 +88,7 @@ class RunRecord(_Record):
         cold_starts: What `tfslim bench --cold-start` measured.
         in_process: Calls in one process, without HTTP.
         http: Load over HTTP.
+        loadgen: Scenarios driven by MLPerf's load generator.
         removals: What rules took out, by subject.
         parity: What the parity gate found, by subject.
         pins: The locks that packages come from, by subject.
@@ -107,6 +108,7 @@ class RunRecord(_Record):
     cold_starts: ColdStarts | None = None
     in_process: list[InProcessRun] = []
     http: list[HttpRun] = []
+    loadgen: list[LoadgenRun] = []
     removals: dict[str, list[RuleRemoval]] = {}
     parity: dict[str, list[GateResult]] = {}
     pins: dict[str, Pins] = {}
