@@ -18,10 +18,12 @@ from tfslim.bench.coldstart import Subject, Wish, cold_starts, model_name_of
 from tfslim.bench.device import choose_device
 from tfslim.bench.registry import find_tools, measure_pull
 from tfslim.bench.results import ColdStarts, Pull
+from tfslim.cli_report import keep_cold_starts
 from tfslim.config import Config
 from tfslim.errors import ConfigError, TfslimError
 from tfslim.pipeline import Line
 from tfslim.plan import Build, make_plan
+from tfslim.report.machine import environment
 from tfslim.ui import Ui
 
 __all__ = ["ColdOptions", "options", "perform"]
@@ -115,7 +117,8 @@ def perform(
             any, the configuration's variants.
         options: What the options of `--cold-start` say.
         launches: Starts of each image in each state; 7 if not given.
-        folder: Gets coldstart.json and coldstart.md, and launches.jsonl until the run is complete.
+        folder: Gets coldstart.json and coldstart.md, and launches.jsonl until the run is complete;
+            the results go into its report.json, too, with what is there from the same machine.
         setup_engine: Set up the embedded engine where the machine has none.
         ui: Shows progress.
 
@@ -144,6 +147,8 @@ def perform(
         count = 1 if options.pulls is None else options.pulls
         result = _with_pulls(result, client, subjects, count, ui)
     _write(result, folder)
+    record = keep_cold_starts(result, environment(line.engine, device.text), folder)
+    ui.note(f"in the run record, too: {record}")
     return result
 
 
