@@ -312,6 +312,10 @@ def _joined(parts: Sequence[ColdStarts]) -> ColdStarts | None:
     """Return the cold starts of all groups as one; None for none."""
     if not parts:
         return None
-    launches = tuple(launch for part in parts for launch in part.launches)
+    launches = tuple(
+        launch.model_copy(update={"group": number})
+        for number, part in enumerate(parts)
+        for launch in part.launches
+    )
     notes = tuple(dict.fromkeys(note for part in parts for note in part.notes))
     return parts[0].model_copy(update={"launches": launches, "notes": notes})

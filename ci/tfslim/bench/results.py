@@ -64,6 +64,7 @@ class ColdLaunch(_Result):
     Attributes:
         subject: What was started.
         round: Number of the turn, from 0.
+        group: Set of subjects that took turns.
         page_cache: Whether the image's files were in the page cache before.
         jit_cache: Whether CUDA's cache of compiled PTX was filled; "none" without a GPU.
         phases_s: Seconds of each phase by name, a subset of `COLD_START_PHASES`; one after the
@@ -85,6 +86,7 @@ class ColdLaunch(_Result):
     memory_bytes: int | None
     rss_bytes: int | None
     read_bytes: int | None
+    group: int = 0
 
 
 class ColdStarts(_Result):

@@ -158,8 +158,8 @@ def _cold_starts(record: RunRecord) -> Iterator[_Sample]:
     starts = record.cold_starts
     if starts is None:
         return
-    at = (starts.device, 0)
     for launch in starts.launches:
+        at = (starts.device, launch.group)
         cache = f"{launch.page_cache}-cache"
         if launch.jit_cache != "none":
             cache += f" {launch.jit_cache}-jit"
@@ -172,8 +172,8 @@ def _cold_starts(record: RunRecord) -> Iterator[_Sample]:
         if launch.read_bytes is not None:
             yield _Sample(name, f"read {cache}", *at, launch.read_bytes, "bytes", detail=True)
     for pull in starts.pulls:
-        yield _Sample(pull.subject, "pull-time", *at, pull.pull_s)
-        yield _Sample(pull.subject, "unpack-time", *at, pull.unpack_s)
+        yield _Sample(pull.subject, "pull-time", starts.device, 0, pull.pull_s)
+        yield _Sample(pull.subject, "unpack-time", starts.device, 0, pull.unpack_s)
 
 
 def _in_process(record: RunRecord) -> Iterator[_Sample]:
