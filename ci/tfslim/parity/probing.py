@@ -41,6 +41,7 @@ class Settings:
         record: Also record what is opened and reached, with recorder.py.
         backend: What asks the models: Python's TensorFlow, TensorFlow's C API as the service's
             native backend does (capi), or the second where slimming left nothing else (auto).
+        env: More variables for the target, as (name, value).
     """
 
     batches: tuple[int, ...] = (1, 3)
@@ -51,6 +52,7 @@ class Settings:
     deterministic: bool = False
     record: bool = False
     backend: Backend = "tensorflow"
+    env: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ def _script(job: Job, models: list[str], settings: Settings, out: str) -> Script
     # The number of threads decides in which pieces a sum is made.
     threads = str(min(_MAX_THREADS, len(os.sched_getaffinity(0))))
     env = {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads}
+    env |= dict(settings.env)
     if settings.deterministic:
         env["TF_DETERMINISTIC_OPS"] = "1"
     if not settings.gpu:
