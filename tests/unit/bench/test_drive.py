@@ -64,7 +64,7 @@ def test_a_stall_is_seen_by_every_request_that_was_due_meanwhile() -> None:
     seen = closed_loop(lambda: closed, 1, 0.8).latencies_s
     due = [i * 0.01 for i in range(80)]
     driven = open_loop(lambda: opened, due, 64, give_up=5)
-    assert sum(latency > 0.05 for latency in seen) == 1
+    assert sum(latency > 0.05 for latency in seen) < 10  # one, on a machine that is not loaded
     late = [latency for latency in driven.latencies_s if latency > 0.05]
     assert len(late) >= 20  # 0.4 s at 100 requests/s, all but the last of which waited that long
     assert len(driven.latencies_s) == 80
