@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import platform
 import re
 import sys
@@ -292,6 +291,8 @@ def _ready(service: Service) -> dict[str, object]:
 
 def _installed_tensorflow() -> str | None:
     """Return TensorFlow's version without importing it; None where its metadata is missing."""
+    import importlib.metadata  # noqa: PLC0415 (asked for while loading, if ever)
+
     try:
         return importlib.metadata.version("tensorflow")
     except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,7 @@
 """Requests and answers as Uvicorn passes them (https://asgi.readthedocs.io): no framework.
 
-Seven routes need no framework, and every start would pay for importing one: FASTAPI_COST.
+Seven routes need no framework, and every start would pay for one: importing FastAPI and Uvicorn
+takes about five times as long as importing all of this service (`benchmarks/service/imports.py`).
 """
 
 from __future__ import annotations

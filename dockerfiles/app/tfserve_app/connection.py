@@ -12,11 +12,8 @@ import time
 from http import HTTPStatus
 from typing import Any
 
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
-
 from tfserve_app.asgi import ABORT
+from tfserve_app.lean_uvicorn import Config, HttpToolsProtocol, ServerState
 from tfserve_app.settings import Settings
 
 __all__ = ["Connection"]

@@ -15,12 +15,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
-import uvicorn
-
 from tfserve_app.api import create_app
 from tfserve_app.backend import Backend
 from tfserve_app.connection import Connection
 from tfserve_app.errors import ModelLoadError
+from tfserve_app.lean_uvicorn import Config, Server
 from tfserve_app.process import EXIT_MODEL, EXIT_SOCKET, fail, leave, log_event
 from tfserve_app.service import Service
 from tfserve_app.settings import Settings
@@ -45,7 +44,7 @@ def serve(
     listener = _listen(settings)
     port = listener.getsockname()[1]
     service = Service(settings, version)
-    config = uvicorn.Config(
+    config = Config(
         create_app(service),
         http=functools.partial(Connection, settings),  # type: ignore[arg-type]
         ws="none",
@@ -64,10 +63,10 @@ def serve(
     leave()
 
 
-class _Server(uvicorn.Server):
+class _Server(Server):
     """Uvicorn's server with this service's way to stop, and a watch over slow clients."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
         self._stop_at = float("inf")

@@ -13,13 +13,16 @@ import io
 import itertools
 import json
 import math
-import zipfile
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib import format as npy_format
 
 from tfserve_app.backend import Array, Signature, TensorSpec
+
+if TYPE_CHECKING:
+    import zipfile
 
 __all__ = [
     "RequestError",
@@ -194,6 +197,8 @@ def read_npz(body: bytes | bytearray, limit: int) -> dict[str, Array]:
         RequestError: Not a .npz file, or larger than `limit` (status 413).
     """
     try:
+        import zipfile  # noqa: PLC0415 (few clients need it, and every start would pay)
+
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             return _read_members(archive, limit)
     except RequestError:
@@ -220,6 +225,8 @@ def write_npy(array: Array, name: str) -> bytes:
 
 def write_npz(arrays: Mapping[str, Array]) -> bytes:
     """Return named tensors as an uncompressed .npz file, which `np.load` reads."""
+    import zipfile  # noqa: PLC0415 (see above)
+
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
