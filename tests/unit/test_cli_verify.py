@@ -119,6 +119,43 @@ def test_other_versions_may_word_an_error_otherwise(
     assert "errors by type" in done.stdout
 
 
+NATIVE = {"backend": "capi", "keras": ""}
+
+
+def test_a_native_tree_is_asked_for_what_it_serves_and_the_rest_is_counted(
+    tree: Any, models: list[str], verify: Any, tmp_path: Path
+) -> None:
+    stock = tree("stock", loaders={"second": "keras"})
+    slim = tree("slim", environment=NATIVE, second="error")
+    done = verify(stock, slim, *models, "-o", tmp_path / "verdict.json")
+    assert done.returncode == 0, done.stderr
+    assert "passed (1 passed, 1 not asked)" in done.stdout
+    assert "1 of the models have no signatures and were not asked" in done.stdout
+    assert "errors by kind" in done.stdout
+    verdict = json.loads((tmp_path / "verdict.json").read_text())
+    assert verdict["models"][1]["outcome"] == "not asked"
+
+
+def test_a_native_tree_asked_for_nothing_has_shown_nothing(
+    tree: Any, models: list[str], verify: Any
+) -> None:
+    stock = tree("stock", loaders={"first": "keras", "second": "keras"})
+    done = verify(stock, tree("slim", environment=NATIVE), *models)
+    assert done.returncode == 11
+    assert "nothing was compared: it has no signatures" in done.stdout
+
+
+def test_a_native_tree_that_cannot_open_its_library_fails(
+    tree: Any, models: list[str], verify: Any
+) -> None:
+    error = {"type": "ModelLoadError", "message": "TensorFlow cannot be opened: libc"}
+    environment = {**NATIVE, "import_error": error}
+    broken = tree("slim", environment=environment, first="error", second="error")
+    done = verify(tree("stock", loaders={"second": "keras"}), broken, *models)
+    assert done.returncode == 11
+    assert "0 calls" not in done.stdout.splitlines()[0]
+
+
 def test_a_slim_tree_that_dies_fails_and_the_other_models_are_still_judged(
     tree: Any, models: list[str], verify: Any
 ) -> None:

@@ -33,8 +33,9 @@ ENVIRONMENT: dict[str, Any] = {
 class Answers:
     """The answers of one model, call by call."""
 
-    def __init__(self, name: str = "model") -> None:
+    def __init__(self, name: str = "model", loader: str = "by hand") -> None:
         self.name = name
+        self.loader = loader
         self.calls: list[dict[str, Any]] = []
         self.arrays: dict[str, Any] = {}
         self.add("load", "", "load")
@@ -79,7 +80,7 @@ class Answers:
         return {
             "schema_version": 1,
             "model": self.name,
-            "loader": "by hand",
+            "loader": self.loader,
             "notes": [],
             "calls": self.calls,
         }

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from answers import ENVIRONMENT, Answers
 
@@ -35,11 +36,11 @@ def main() -> None:
         )
 
 
-def answer(name: str, plan: dict[str, object], out: Path, inputs: list[str]) -> None:
+def answer(name: str, plan: dict[str, Any], out: Path, inputs: list[str]) -> None:
     value = plan.get(name, [1.0])
     if value == "dies":
         os.abort()
-    answers = Answers(name)
+    answers = Answers(name, loader=plan.get("loaders", {}).get(name, "by hand"))
     if value == "error":
         answers.error("InvalidArgumentError", "not with made-up inputs")
     else:

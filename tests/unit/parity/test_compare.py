@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from answers import ENVIRONMENT, Answers, bfloat16
 
-from tfslim.parity.compare import compare_environments, compare_model, default_rule
+from tfslim.parity import probe
+from tfslim.parity.compare import compare_environments, compare_model, default_rule, not_asked
 from tfslim.parity.results import Environment, ModelResult, read_model
 from tfslim.parity.verdict import ModelVerdict, OutputVerdict, merged
 
@@ -271,3 +273,61 @@ def test_a_model_that_answers_the_same_to_all_is_told(read: Any) -> None:
     assert "one answer to all inputs" in flat.notes[0]
     assert not compare(read, answers(0.5, 0.6), answers(0.5, 0.6)).notes
     assert not compare(read, answers(0.5), answers(0.5)).notes
+
+
+NATIVE = {**ENVIRONMENT, "backend": "capi", "keras": ""}
+
+
+def native(stock: Answers, slim: Answers, read: Any) -> ModelVerdict:
+    rule = default_rule("cpu", None, None).model_copy(update={"words": False, "kinds": True})
+    return compare_model("model", read(stock), read(slim), mode="cpu", rule=rule)
+
+
+def test_errors_of_the_c_api_are_compared_by_kind(read: Any) -> None:
+    def both(stock: str, slim: str) -> str:
+        sides = Answers().run(x=[1.0]), Answers().run(x=[1.0])
+        for answers, type_ in zip(sides, (stock, slim), strict=True):
+            answers.error(type_, f"in the words of {type_}", kind="misuse", case="wrong rank")
+        return native(*sides, read).outcome
+
+    assert both("TypeError", "RefusedError") == "passed"
+    assert both("InvalidArgumentError", "InvalidArgumentError") == "passed"
+    assert both("InvalidArgumentError", "ResourceExhaustedError") == "failed"
+    assert both("TypeError", "NotFoundError") == "failed"
+
+
+def test_values_of_the_c_api_count_to_the_last_bit(read: Any) -> None:
+    near = np.nextafter(np.float32(1.0), np.float32(2.0))
+    verdict = native(Answers().run(x=np.float32(1.0)), Answers().run(x=near), read)
+    assert verdict.outcome == "failed"
+
+
+@pytest.mark.parametrize("loader", [probe.KERAS, probe.RESTORED_FUNCTIONS])
+def test_what_python_alone_serves_is_not_asked_of_the_c_api(read: Any, loader: str) -> None:
+    stock = replace(read(Answers().run(x=[1.0])), loader=loader)
+    verdict = not_asked("model", stock, Environment.model_validate(NATIVE))
+    assert verdict is not None
+    assert verdict.outcome == "not asked"
+    assert "no signatures" in verdict.reason
+    assert not_asked("model", stock, Environment.model_validate(ENVIRONMENT)) is None
+    with_signatures = read(Answers().run(x=[1.0]))
+    assert not_asked("model", with_signatures, Environment.model_validate(NATIVE)) is None
+
+
+def test_a_native_side_that_does_not_start_is_not_excused(read: Any) -> None:
+    stock = replace(read(Answers().run(x=[1.0])), loader=probe.KERAS)
+    error = {"type": "ModelLoadError", "message": "libtensorflow_cc.so.2 is not there"}
+    broken = Environment.model_validate({**NATIVE, "import_error": error})
+    assert not_asked("model", stock, broken) is None
+
+
+def test_the_c_api_has_no_keras_and_names_gpus_alone() -> None:
+    gpu = {"gpus": ["NVIDIA H200, compute capability 9.0"]}
+    stock = Environment.model_validate(ENVIRONMENT | gpu)
+    same = Environment.model_validate(NATIVE | {"gpus": ["NVIDIA H200"]})
+    assert list(compare_environments({"gpu": stock}, {"gpu": same})) == [
+        "backend (gpu): tensorflow against capi"
+    ]
+    fewer = Environment.model_validate(NATIVE)
+    (first, _) = compare_environments({"gpu": stock}, {"gpu": fewer})
+    assert first == "gpus (gpu): NVIDIA H200 against none"
