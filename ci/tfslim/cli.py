@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast, get_args
+from typing import Any, NoReturn, TypeVar, get_args
 
 import click
 from docker import DockerClient
@@ -24,6 +24,7 @@ from rich.text import Text
 
 from tfslim import (
     __version__,
+    cli_bench,
     cli_coldstart,
     cli_pins,
     cli_report,
@@ -156,7 +157,8 @@ def plan_verb(common: _Common, variants: tuple[str, ...]) -> None:
 @_verb
 def build_verb(common: _Common, variants: tuple[str, ...], setup_engine: bool) -> None:
     """Build images: all of the configuration's, or the VARIANTS named."""
-    line = _line(common, variants, setup_engine)
+    builds = make_plan(common.config, variants)
+    line = pipeline.Line(common.config, builds, common.ui, setup_engine=setup_engine)
     built = line.build()
     lines = [
         f"{image.build.tag}  {image.seconds:.1f} s, {image.cached_steps} of {image.steps} steps "
@@ -506,11 +508,9 @@ def pins_verb(common: _Common, **options: Any) -> None:
 
 
 @cli.command("bench")
-@click.argument("variants", nargs=-1)
+@click.argument("names", nargs=-1)
 @_setup_option
-@click.option("--gpu", type=click.Choice(["auto", "required", "off"]), help="Overrides bench.gpu.")
-@click.option("--launches", type=click.IntRange(1, 100), help="Overrides bench.launches.")
-@click.option("--seconds", type=click.FloatRange(0.1, 600), help="Overrides bench.seconds.")
+@cli_bench.options
 @click.option(
     "-o",
     "--output",
@@ -523,27 +523,48 @@ def pins_verb(common: _Common, **options: Any) -> None:
 @_verb
 def bench_verb(
     common: _Common,
-    variants: tuple[str, ...],
+    *,
+    names: tuple[str, ...],
     setup_engine: bool,
     output: Path,
+    wish: cli_bench.Wish,
     cold: cli_coldstart.ColdOptions | None,
-    **overrides: str | float | None,
 ) -> None:
-    """Build, inspect and measure images; print one table and write report.md and report.json."""
+    """Build, inspect and measure images; print one table and write report.md and report.json.
+
+    NAMES are variants, which are built first: all of the configuration's if none is given. Or they
+    are images of the engine, archives, unpacked images and virtual environments that are there:
+    these are measured side by side, and compared with the first one.
+
+    \b
+    tfslim bench stock inference
+    tfslim bench my/model:1.2 my/model:1.2-slim --launches 10
+    tfslim bench --runtime rootfs stock.tar ./slim-rootfs
+    """  # noqa: D301 (click takes a backspace as "do not wrap")
+    config = wish.over(common.config)
+    if cold is None and wish.only == "cold-start":
+        cold = cli_coldstart.ColdOptions()
     if cold is not None:
         result = cli_coldstart.perform(
-            _overridden(common.config, **overrides),
-            variants,
+            config,
+            names,
             cold,
-            launches=cast("int | None", overrides["launches"]),
+            launches=wish.launches,
             folder=output,
             setup_engine=setup_engine,
             ui=common.ui,
         )
         common.show(result.model_dump(mode="json"), coldtext.terminal(result))
         return
-    line = _line(common, variants, setup_engine, **overrides)
-    record = line.bench()
+    if cli_bench.wants_sources(names, wish):
+        record = cli_bench.measure_sources(
+            names, config, wish, setup_engine=setup_engine, ui=common.ui
+        )
+        if not common.json:
+            common.show(None, cli_bench.verdicts(record, config.bench.margin))
+    else:
+        line = pipeline.Line(config, make_plan(config, names), common.ui, setup_engine=setup_engine)
+        record = cli_bench.measure_variants(line, wish, output)
     _publish(common, record, output)
 
 
@@ -731,24 +752,6 @@ def _show_trace(common: _Common, trace: Trace, output: Path | None) -> None:
         trace.save(output)
         common.ui.note(f"written: {output}")
     common.show(trace.model_dump(mode="json"), "\n".join(trace.describe()))
-
-
-def _line(
-    common: _Common,
-    variants: tuple[str, ...],
-    setup_engine: bool,
-    **overrides: str | float | None,
-) -> pipeline.Line:
-    """Return the line for the variants named, with options put over the configuration's values."""
-    config = _overridden(common.config, **overrides)
-    builds = make_plan(config, variants)
-    return pipeline.Line(config, builds, common.ui, setup_engine=setup_engine)
-
-
-def _overridden(config: Config, **overrides: str | float | None) -> Config:
-    """Return the configuration with options of `bench` put over its values."""
-    given = {key: value for key, value in overrides.items() if value is not None}
-    return config.model_copy(update={"bench": config.bench.model_copy(update=given)})
 
 
 def _publish(

@@ -13,6 +13,7 @@ from tfslim import models
 from tfslim.bench import coldstart as cold
 from tfslim.bench.container import run_once
 from tfslim.bench.device import Device, choose_device
+from tfslim.bench.loadgen import Scenario
 from tfslim.bench.results import ColdStarts
 from tfslim.bench.run import Measured, measure
 from tfslim.build.bake import BuiltImage, build_images
@@ -107,12 +108,19 @@ class Line:
                 f"GPUs: {', '.join(named)} get the newest packages. `tfslim pins` makes a lock."
             )
 
-    def bench(self, only: Only = "full", *, folder: Path = _STATE) -> RunRecord:
+    def bench(
+        self,
+        only: Only = "full",
+        *,
+        folder: Path = _STATE,
+        scenarios: Sequence[Scenario] = (),
+    ) -> RunRecord:
         """Build, inspect and measure everything; return the record of it.
 
         Args:
             only: "sizes": nothing is launched; "throughput": no cold starts; "full": all of it.
             folder: Where finished cold starts are kept until all of them are made.
+            scenarios: Of MLPerf, for its own load generator.
 
         Raises:
             TfslimError: See the rooms this passes through.
@@ -136,7 +144,8 @@ class Line:
             sizes |= {build.variant: self.inspect(build.tag) for build in new}
             if only != "sizes":
                 cold = self._cold_starts(group, device, folder) if only == "full" else ([], None)
-                found.append(_GroupResult(self._measure(group, number, device), *cold))
+                measured = self._measure(group, number, device, scenarios)
+                found.append(_GroupResult(measured, *cold))
         return RunRecord(
             started=started,
             environment=environment(self.engine, device.text),
@@ -147,6 +156,7 @@ class Line:
             measurements=[one for part in found for one in part.measured.launches],
             http=[one for part in found for one in part.measured.http],
             in_process=[one for part in found for one in part.measured.calls],
+            loadgen=[one for part in found for one in part.measured.loadgen],
             cold_starts=_joined([part.cold for part in found if part.cold is not None]),
             budgets=self._config.budgets,
             pins=self._pins(),
@@ -175,7 +185,13 @@ class Line:
         """Measure an image, archive or folder."""
         return inspect_source(source, client=self.engine.client, gpu=gpu_use, ui=self._ui)
 
-    def _measure(self, group: Sequence[Build], number: int, device: Device) -> Measured:
+    def _measure(
+        self,
+        group: Sequence[Build],
+        number: int,
+        device: Device,
+        scenarios: Sequence[Scenario],
+    ) -> Measured:
         return measure(
             self.engine,
             group,
@@ -184,6 +200,7 @@ class Line:
             model=self._served.mounted,
             gpu=device.gpu,
             ui=self._ui,
+            scenarios=scenarios,
         )
 
     def _cold_starts(

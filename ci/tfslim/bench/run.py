@@ -12,8 +12,10 @@ from pydantic import BaseModel, ConfigDict
 
 from tfslim.bench.container import Launch, launch
 from tfslim.bench.load import Load
+from tfslim.bench.loadgen import Scenario
 from tfslim.bench.ready import Running
-from tfslim.bench.results import HttpRun, InProcessRun
+from tfslim.bench.results import HttpRun, InProcessRun, LoadgenRun
+from tfslim.bench.scenarios import measure_scenarios
 from tfslim.bench.throughput import Launched, Subject, measure_calls, measure_services
 from tfslim.config import BenchConfig, VariantName
 from tfslim.engine.engine import Engine
@@ -53,11 +55,12 @@ class Measurement(BaseModel):
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of it: every launch, every load over HTTP, every run in a process."""
+    """What came of it: launches, load over HTTP, runs in a process, MLPerf's scenarios."""
 
     launches: list[Measurement]
     http: list[HttpRun]
     calls: list[InProcessRun]
+    loadgen: list[LoadgenRun]
 
 
 def measure(
@@ -69,6 +72,7 @@ def measure(
     model: Path | None,
     gpu: bool,
     ui: Ui,
+    scenarios: Sequence[Scenario] = (),
 ) -> Measured:
     """Launch each image `settings.launches` times, in turn, and measure each launch.
 
@@ -80,6 +84,7 @@ def measure(
         model: Folder to mount as /model; None where the model is in the images.
         gpu: Ask the engine for GPUs.
         ui: Shows progress.
+        scenarios: Of MLPerf, for its own load generator.
 
     Raises:
         ServiceError: An image does not serve.
@@ -104,6 +109,7 @@ def measure(
         [_measurement(one, variants[one.subject], group) for one in launches],  # type: ignore[index]
         http,
         calls,
+        measure_scenarios(subjects, scenarios, seconds=settings.seconds, ui=ui),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from tfslim.ui import Ui
 __all__ = ["Opened", "is_source", "open_subjects"]
 
 _MODEL_NAME = "model"
+_NAMED = re.compile(r"([\w.-]+)=(.+)")
 _TREE_SERVES_NOT = "a tree is no image: it has no service"
 
 
@@ -41,7 +43,7 @@ def is_source(name: str) -> bool:
 
 @contextmanager
 def open_subjects(
-    sources: Sequence[str],
+    arguments: Sequence[str],
     settings: BenchConfig,
     *,
     model: Path | None,
@@ -51,7 +53,8 @@ def open_subjects(
     """Make everything ready that is named; what was unpacked vanishes at the end.
 
     Args:
-        sources: Images of the engine, archives, OCI layouts, unpacked images, virtual environments.
+        arguments: Images of the engine, archives, OCI layouts, unpacked images, virtual
+            environments; NAME=SOURCE gives one a name.
         settings: Runtime, GPU and patience.
         model: SavedModel for all of them; without it, the one in each image.
         engine: Gives the engine; called only where an image of one is named.
@@ -63,6 +66,9 @@ def open_subjects(
         InputError: One is none of these, or damaged.
         EngineError: There is no engine, or no GPU where one is required.
     """
+    named = [_named(argument) for argument in arguments]
+    names = _told_apart([name for name, _ in named])
+    sources = [source for _, source in named]
     in_engine = [source_kind(source) == "engine" for source in sources]
     _check_runtime(settings, sources, in_engine)
     devices = []
@@ -76,7 +82,7 @@ def open_subjects(
         ui.note(line)
     with ExitStack() as held:
         subjects = []
-        for name, source, from_engine in zip(_names(sources), sources, in_engine, strict=True):
+        for name, source, from_engine in zip(names, sources, in_engine, strict=True):
             if from_engine:
                 subjects.append(
                     image_subject(
@@ -148,10 +154,16 @@ def _check_runtime(
             )
 
 
-def _names(sources: Sequence[str]) -> list[str]:
-    """Return a name for each source; the same source again is another side."""
-    names: list[str] = []
-    for index, source in enumerate(sources):
-        again = list(sources[:index]).count(source)
-        names.append(f"{source} ({again + 1})" if again else source)
-    return names
+def _named(argument: str) -> tuple[str, str]:
+    """Split NAME=SOURCE; a source without a name is its own."""
+    found = _NAMED.fullmatch(argument)
+    return (found[1], found[2]) if found else (argument, argument)
+
+
+def _told_apart(names: Sequence[str]) -> list[str]:
+    """Return names of which each is there once; the same one again is another side."""
+    told: list[str] = []
+    for index, name in enumerate(names):
+        again = list(names[:index]).count(name)
+        told.append(f"{name} ({again + 1})" if again else name)
+    return told
