@@ -146,6 +146,9 @@ def test_basic_pitch_answers_as_its_tensorflow_lite_twin_does(
         assert all(
             ready[phase] > 0 for phase in ("interpreter_s", "import_s", "load_s", "warmup_s")
         )
+        order = ["process_start", "first_line", "http_imported", "tensorflow_imported"]
+        order += ["gpu_initialised", "model_loaded", "warm"]
+        assert sorted(ready["marks"], key=ready["marks"].__getitem__) == order
         outputs = load(server.client.post("/predict", content=npy(x), headers=NPY))
         assert {name: outputs[name].shape for name in outputs} == {
             "contour": (1, 172, 264),
@@ -225,6 +228,23 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0_quickly(
         start = time.monotonic()
         assert server.process.wait(timeout=10) == 0
         assert time.monotonic() - start < 1, "no teardown after the last answer"
+
+
+def test_joined_calls_answer_as_single_ones(python: dict[str, str], mobilenet: Path) -> None:
+    x = np.random.default_rng(3).normal(size=(8, 224, 224, 3)).astype(np.float32)
+    with serving(python, mobilenet, MAX_BATCH="8", BATCH_WAIT_MS="200") as server:
+
+        def ask(row: int) -> Any:
+            body = npy(x[row : row + 1])
+            return load(server.client.post("/predict", content=body, headers=NPY))
+
+        alone = [ask(row) for row in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            joined = list(pool.map(ask, range(8)))
+        wrong = server.client.post("/predict", content=npy(x[0]), headers=NPY)
+        assert wrong.status_code == 400
+    # Another batch size may take another kernel: the last bits can differ.
+    np.testing.assert_allclose(np.concatenate(joined), np.concatenate(alone), rtol=1e-3, atol=1e-6)
 
 
 # --- every dtype that can travel ---
