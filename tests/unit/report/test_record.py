@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_records import document, http_run, inspection, make, starts
 
+from run_records import document, http_run, inspection, make, starts
 from tfslim import proc
 from tfslim.errors import InputError
 from tfslim.report.machine import find_ci, find_source
