@@ -30,9 +30,7 @@ def test_an_image_says_what_went_and_what_was_proved(tmp_path: Path) -> None:
                 image.Entry(f"{SITE}/lib/libsmall.so.1", ELF + bytes(30 << 10)),
             ),
             image.layer(
-                image.Entry(
-                    ZOO, b'{"outcome": "passed", "tfslim": "1", "models": {"cnn": "passed"}}'
-                ),
+                image.Entry(ZOO, b'{"outcome": "passed", "models": {"cnn": "passed"}}'),
                 image.Entry("usr/share/tfslim/gate-model.json", b'{"outcome": "off"}'),
             ),
         ]
