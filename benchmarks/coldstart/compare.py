@@ -8,8 +8,8 @@ cache, in turn, pulls each once from a registry on loopback, and writes the resu
 benchmarks/coldstart/results. An interrupted run goes on where it stopped.
 
 Needs a Docker engine, root for cold page caches and pulls, and about 35 GB of free disk
-(20 GB once everything is built; --hide: 10 GB less). Without room for a pull that pull alone is left
-out, and the results say so.
+(20 GB once everything is built; --hide: 10 GB less). Without room for a pull that pull alone is
+left out, and the results say so.
 """
 
 from __future__ import annotations
