@@ -229,6 +229,7 @@ def record_schema() -> dict[str, Any]:
     schema = RunRecord.model_json_schema(by_alias=False)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"A run record of tfslim, version {SCHEMA_VERSION}",
         **samples.with_references(schema),
     }
 
