@@ -21,7 +21,8 @@ from tfslim.ui import Ui
 ROOT = Path(__file__).resolve().parents[2]
 # TFSLIM_TEST_VARIANTS="training inference" tries these alone.
 VARIANTS = os.environ.get(
-    "TFSLIM_TEST_VARIANTS", "stock approach-a approach-b training inference workload"
+    "TFSLIM_TEST_VARIANTS",
+    "stock approach-a approach-b training inference workload inference-native workload-native",
 ).split()
 
 
