@@ -260,5 +260,5 @@ def _trend(series: HistorySeries, factor: float, several: bool) -> Trend:
 
 
 def _run_name(point: HistoryPoint) -> str:
-    commit = f" {plain(point.commit, 7)}".rstrip("…") if point.commit else ""
+    commit = f" {plain(point.commit)[:7]}" if point.commit else ""
     return f"{point.started:%m-%d %H:%M}{commit}"

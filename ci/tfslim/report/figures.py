@@ -6,7 +6,17 @@ import math
 
 from tfslim.ui import human_bytes
 
-__all__ = ["MISSING", "NOT_MEASURED", "change", "count", "number", "percent", "quantity", "size"]
+__all__ = [
+    "MISSING",
+    "NOT_MEASURED",
+    "change",
+    "count",
+    "number",
+    "percent",
+    "quantity",
+    "rate",
+    "size",
+]
 
 MISSING = "–"
 NOT_MEASURED = "not measured"
@@ -42,16 +52,24 @@ def quantity(value: float | None, unit: str) -> str:
     if unit == "bytes":
         return size(value)
     if unit == "seconds":
-        return number(value, 2 if value is None or value >= 0.1 else 4, "s")
-    return number(value, 1, "samples/s")
+        if value is not None and 0 < value < 0.1:
+            return number(value * 1000, 1, "ms")
+        return number(value, 2, "s")
+    return rate(value)
+
+
+def rate(value: float | None) -> str:
+    """Return samples a second, with a decimal where it says something."""
+    return number(value, 0 if value is not None and value >= 1000 else 1, "samples/s")
 
 
 def change(value: float | None, unit: str) -> str:
     """Return a difference with its sign and unit, such as "−150 MB"."""
     if value is None or not math.isfinite(value):
         return MISSING
-    sign = "−" if value < 0 else "+" if value > 0 else "±"
-    return sign + quantity(abs(value), unit)
+    if value == 0:
+        return "±0"
+    return ("−" if value < 0 else "+") + quantity(abs(value), unit)
 
 
 def percent(ratio: float | None) -> str:

@@ -20,7 +20,9 @@ _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|
 # Controls, bidirectional and zero-width characters, surrogates, private use, line separators.
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
-_BREAK = "&#8203;"  # a zero-width space, which ends a name, number or address for GitHub
+# Stands for a zero-width space, which ends a name, number or address for GitHub; `plain` leaves
+# none of these in a text.
+_BREAK = "\ue000"
 # What GitHub turns into links, mentions or pictures after Markdown, on the finished text: people
 # and teams, issues, addresses, emoji. A backslash does not help there.
 _GITHUB = (
@@ -61,11 +63,11 @@ def keep_together(text: str) -> str:
 
 def markdown_text(text: str) -> str:
     """Return text for GitHub-flavoured Markdown, inside a line or a table's cell."""
-    escaped = html.escape(keep_together(text), quote=True).replace("$", "&#36;")
-    escaped = _MARKDOWN.sub(r"\\\g<0>", escaped)
+    text = keep_together(text).replace(_BREAK, "")
     for pattern, replacement in _GITHUB:
-        escaped = pattern.sub(replacement, escaped)
-    return escaped
+        text = pattern.sub(replacement, text)
+    text = _MARKDOWN.sub(r"\\\g<0>", html.escape(text, quote=True).replace("$", "&#36;"))
+    return text.replace(_BREAK, "&#8203;")
 
 
 def line(text: str) -> str:

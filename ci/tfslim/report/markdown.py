@@ -50,7 +50,7 @@ def _too_long(text: str, limit_bytes: int) -> bool:
 
 def _text(report: Report, kept: Sequence[Section], dropped: Sequence[str], rows: int) -> str:
     summary = report.summary
-    marker = re.sub(r"[^A-Za-z0-9._-]+", "-", report.marker)[:60].strip("-") or "report"
+    marker = re.sub(r"[^A-Za-z0-9._]+", "-", report.marker)[:60].strip("-") or "report"
     shown = Table(summary.header, summary.rows[:rows], summary.left)
     parts = [
         f"<!-- tfslim-report:{marker} -->\n{SIGNS[report.status]} **{line(report.verdict)}**",

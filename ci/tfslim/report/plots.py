@@ -11,7 +11,8 @@ import math
 import re
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["THEMES", "Theme", "inline_svg", "png", "svg"]
+__all__ = ["THEMES", "Theme", "drawn", "inline_svg", "png", "svg"]
 
 Mode = Literal["light", "dark"]
 
@@ -79,12 +80,12 @@ _PAGE = Theme(paper="none", text="#010203", soft="#010204", grid="#010205")
 
 def svg(chart: Chart, mode: Mode) -> str:
     """Return a picture as SVG; text is drawn as shapes, so that no font is needed."""
-    return _draw(chart, THEMES[mode], "svg").decode("utf-8")
+    return _saved(chart, THEMES[mode], "svg").decode("utf-8")
 
 
 def png(chart: Chart, mode: Mode) -> bytes:
     """Return a picture as PNG, sharp on fine screens."""
-    return _draw(chart, THEMES[mode], "png")
+    return _saved(chart, THEMES[mode], "png")
 
 
 def inline_svg(chart: Chart) -> str:
@@ -92,7 +93,7 @@ def inline_svg(chart: Chart) -> str:
 
     The page defines the CSS variables `--text`, `--soft` and `--grid`.
     """
-    drawn = _draw(chart, _PAGE, "svg").decode("utf-8")
+    drawn = _saved(chart, _PAGE, "svg").decode("utf-8")
     drawn = drawn[drawn.index("<svg") :]
     for colour, name in ((_PAGE.text, "text"), (_PAGE.soft, "soft"), (_PAGE.grid, "grid")):
         drawn = drawn.replace(colour, f"var(--{name})")
@@ -101,8 +102,9 @@ def inline_svg(chart: Chart) -> str:
     return re.sub(r'(id="|href="#|url\(#)', rf"\1{chart.name}-", drawn)
 
 
-def _draw(chart: Chart, theme: Theme, form: Literal["svg", "png"]) -> bytes:
-    """Draw a chart.
+@contextmanager
+def drawn(chart: Chart, theme: Theme) -> Iterator[Figure]:
+    """Draw a chart, in the style that holds within the context.
 
     Names come from records: a dollar sign in one is no formula, and a character without a shape
     in the font is a box, not a warning.
@@ -138,13 +140,18 @@ def _draw(chart: Chart, theme: Theme, form: Literal["svg", "png"]) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure = _figure(chart, theme)
         figure.set_facecolor(theme.paper)
-        out = io.BytesIO()
-        if form == "svg":
-            figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-            # The text of each label stands in a comment beside its shapes: nobody needs it there.
-            return re.sub(rb"\s*<!--.*?-->", b"", out.getvalue(), flags=re.DOTALL)
-        figure.savefig(out, format="png", dpi=_FILE_DPI, metadata={"Software": None})
-        return out.getvalue()
+        yield figure
+
+
+def _saved(chart: Chart, theme: Theme, form: Literal["svg", "png"]) -> bytes:
+    out = io.BytesIO()
+    with drawn(chart, theme) as figure:
+        if form == "png":
+            figure.savefig(out, format="png", dpi=_FILE_DPI, metadata={"Software": None})
+            return out.getvalue()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    # The text of each label stands in a comment beside its shapes: nobody needs it there.
+    return re.sub(rb"\s*<!--.*?-->", b"", out.getvalue(), flags=re.DOTALL)
 
 
 def _figure(chart: Chart, theme: Theme) -> Figure:

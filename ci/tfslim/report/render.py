@@ -56,6 +56,7 @@ def make_report(
     marker: str = "report",
 ) -> Report:
     """Return the report as data; the arguments are those of `write_report`."""
+    record = record.described()  # records of before it have that in their sizes
     source = summary.Source(record, comparison, tuple(budgets))
     status, sentence, alarms = verdict.verdict(source)
     trends = () if history is None else tuple(charts.trends(history))
@@ -64,7 +65,7 @@ def make_report(
         marker=marker,
         status=status,
         verdict=sentence,
-        alarms=alarms[:20],
+        alarms=(*alarms[:8], *([f"and {len(alarms) - 8} more"] if len(alarms) > 8 else [])),
         summary=summary.summary_table(source),
         notes=summary.notes(source),
         sections=(*sections.make_sections(source), *over_runs),

@@ -24,7 +24,7 @@ def changes(source: Source) -> Iterator[Block]:
         return
     base = source.comparison.baseline
     when = f", made {base.started:%Y-%m-%d %H:%M} UTC" if base.started else ""
-    commit = f", commit {plain(base.commit, 12)}" if base.commit else ""
+    commit = f", commit {plain(base.commit)[:12]}" if base.commit else ""
     where = "the same machine" if source.comparison.same_machine else plain(base.machine, 80)
     yield Paragraph(f"Baseline: {source.baseline}{when}{commit}, on {where}.")
     for subject in source.comparison.subjects[:_TOP]:

@@ -106,4 +106,4 @@ def _commit(part: RunRecord) -> str:
         return figures.MISSING
     ref = f" ({plain(found.ref, 60)})" if found.ref else ""
     changed = ", with changes that are not committed" if found.changed else ""
-    return plain(found.commit, 12) + ref + changed
+    return plain(found.commit)[:12] + ref + changed

@@ -112,8 +112,7 @@ def _share(count: int, whole: int) -> str:
 
 def removals(part: RunRecord) -> Iterator[Block]:
     """Yield what each rule of the slim engine took out."""
-    rules = part.removals or {n: s.removals for n, s in part.sizes.items() if s.removals}
-    for subject, removed in rules.items():
+    for subject, removed in list(part.removals.items())[:_TOP]:
         if removed:
             total = sum(max(item.removed_bytes, 0) for item in removed)
             yield Paragraph(

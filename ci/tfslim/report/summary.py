@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from tfslim.bench.run import Measurement
-from tfslim.bench.stats import Ratio, Summary, ratio_of_medians, summarize
+from tfslim.bench.stats import Ratio, ratio_of_medians
+from tfslim.images.inspection import Inspection
 from tfslim.report import figures
 from tfslim.report.blocks import Table
 from tfslim.report.budgets import BudgetResult
 from tfslim.report.compare import Comparison, MeasureChange
+from tfslim.report.compare import parity_of as worst_outcome
 from tfslim.report.inert import plain
+from tfslim.report.measures import YARDSTICK, Measured, measures
 from tfslim.report.record import RunRecord
 
 __all__ = [
@@ -25,7 +28,15 @@ __all__ = [
 ]
 
 MOST_ROWS = 40
-_WORST = ("failed", "inconclusive", "off", "not asked", "passed")  # any other word comes first
+# How a start was measured, the best way first, and rates that a table may show.
+_STARTS = ("cold-start cold-cache", "cold-start warm-cache", "first-answer")
+_RATES = ("http-rate ", "rate ")
+_CACHES = {
+    "cold-cache": "cold cache",
+    "warm-cache": "warm cache",
+    "cold-jit": "cold JIT",
+    "warm-jit": "warm JIT",
+}
 
 
 @dataclass(frozen=True)
@@ -53,17 +64,51 @@ class Source:
         return plain(self.comparison.baseline.source, 60) if self.comparison else ""
 
 
+@dataclass(frozen=True)
+class _Row:
+    """What the cells of one row are made of; `measured` is of this subject on this machine."""
+
+    source: Source
+    part: RunRecord
+    subject: str
+    measured: tuple[Measured, ...]
+    rate: str
+
+    @property
+    def size(self) -> Inspection | None:
+        """What the image is made of, where that is known."""
+        return self.part.sizes.get(self.subject)
+
+    def named(self, name: str) -> Measured | None:
+        """Return a measure by its name, with any CUDA cache."""
+        return next((m for m in self.measured if f"{m.measure} ".startswith(f"{name} ")), None)
+
+
 def summary_table(source: Source) -> Table:
     """Return one row for each image, and for each machine where there are several."""
     several = len({part.environment.machine_key for part in source.record.parts}) > 1
     columns = [*_COLUMNS[:1], *([_MACHINE] if several else []), *_COLUMNS[1:]]
-    rows = [
-        tuple(cell(source, part, subject) for _, cell in columns)
-        for part in source.record.parts
-        for subject in own_subjects(part)
-    ]
-    return Table(
-        tuple(title for title, _ in columns), tuple(rows[:MOST_ROWS]), left=2 if several else 1
+    rows = [tuple(cell(row) for _, cell in columns) for row in islice(_rows(source), MOST_ROWS)]
+    return Table(tuple(title for title, _ in columns), tuple(rows), left=2 if several else 1)
+
+
+def _rows(source: Source) -> Iterator[_Row]:
+    for part in source.record.parts:
+        found = measures(part.model_copy(update={"others": []}))
+        rate = _shown_rate(found)
+        for subject in own_subjects(part):
+            mine = tuple(item for item in found if item.subject == subject)
+            yield _Row(source, part, subject, mine, rate)
+
+
+def _shown_rate(found: Sequence[Measured]) -> str:
+    """Return the load to show: the best rate among those that most images have."""
+    rates = next(filter(None, ([i for i in found if i.measure.startswith(k)] for k in _RATES)), [])
+    have = {name: [i for i in rates if i.measure == name] for name in {i.measure for i in rates}}
+    return max(
+        sorted(have),
+        key=lambda name: (len(have[name]), max(item.median for item in have[name])),
+        default="",
     )
 
 
@@ -73,219 +118,118 @@ def notes(source: Source) -> tuple[str, ...]:
     against = (
         f"the baseline {source.baseline}" if source.compared else "stock, launched in turn with it"
     )
+    images = sum(len(own_subjects(part)) for part in record.parts)
     found = [
         "pull: compressed layers and configuration, ~ where estimated; disk: the unpacked file "
-        "system; cold start: from asking for a container to its first answer, median.",
+        "system; cold start: from asking for a container to its first answer, median; page cache "
+        "as it was where nothing else is said.",
         f"In brackets: the change against {against}; ? where the samples cannot tell it from none, "
-        "⚠ where it is worse than the threshold.",
-        *_load_note(record),
-        f"GPU: bytes of GPU code, and where the image ran; {plain(record.environment.gpu, 120)}.",
+        "⚠ where it is worse than its threshold."
+        + (" Percentages of times are beside what stock did." if source.compared else ""),
     ]
-    shown = sum(len(own_subjects(part)) for part in record.parts)
-    if shown > MOST_ROWS:
-        found.append(f"The first {MOST_ROWS} of {shown} images are shown; report.json has all.")
-    if source.comparison is not None:
-        found += [plain(note, 300) for note in source.comparison.notes[:10]]
-        if source.comparison.baseline.note:
-            found.append(plain(source.comparison.baseline.note, 300))
-    return (*found, *(plain(note, 300) for note in record.notes[:10]))
+    rates = sorted({row.rate for row in islice(_rows(source), MOST_ROWS) if row.rate})
+    if rates:
+        found.append(f"throughput: {plain(', '.join(rates), 160)}, median over launches.")
+    found.append(
+        f"GPU: bytes of GPU code, and where the image ran; {plain(record.environment.gpu, 120)}."
+    )
+    if images > MOST_ROWS:
+        found.append(f"The first {MOST_ROWS} of {images} images; report.json has all.")
+    said = [*(source.comparison.notes if source.comparison else ()), *record.notes]
+    return (*found, *(plain(note, 300) for note in dict.fromkeys(said[:20]) if note))
 
 
 def parity_of(part: RunRecord, subject: str) -> str:
     """Return the worst outcome of the parity gate, with how many models agreed."""
-    gates = part.parity.get(subject) or (part.sizes[subject].gates if subject in part.sizes else [])
-    if not gates:
-        return figures.NOT_MEASURED
-    worst = min((gate.outcome for gate in gates), key=_badness)
-    models = [outcome for gate in gates for outcome in gate.models.values()]
-    passed = sum(outcome == "passed" for outcome in models)
-    shown = plain(worst, 30)
-    return f"{shown} ({passed} of {len(models)} models)" if models else shown
-
-
-def _badness(outcome: str) -> int:
-    return _WORST.index(outcome) if outcome in _WORST else -1
+    outcome = worst_outcome(part, subject)
+    models = [found for gate in part.parity.get(subject, []) for found in gate.models.values()]
+    passed = sum(found == "passed" for found in models)
+    return f"{outcome} ({passed} of {len(models)} models)" if models else outcome
 
 
 def measure_changes(source: Source) -> Iterator[MeasureChange]:
+    """Yield every measure that was put beside the baseline."""
     if source.comparison is not None:
         for subject in source.comparison.subjects:
             yield from subject.measures
 
 
 def own_subjects(part: RunRecord) -> list[str]:
+    """Return what was measured on one machine, without the parts made elsewhere."""
     return part.model_copy(update={"others": []}).subjects
 
 
-# -- the table -----------------------------------------------------------------------------------
-
-_Cell = Callable[[Source, RunRecord, str], str]
-
-
-def _size_cell(measure: str) -> _Cell:
-    def cell(source: Source, part: RunRecord, subject: str) -> str:
-        size = part.sizes.get(subject)
-        value = None if size is None else size.pull_bytes if measure == "pull" else size.disk_bytes
-        if size is None or value is None:
-            return figures.NOT_MEASURED
-        about = "~" if measure == "pull" and size.pull_bytes_source == "estimated" else ""
-        stock = part.sizes.get("stock")
-        base = stock and (stock.pull_bytes if measure == "pull" else stock.disk_bytes)
-        ratio = value / base if base and base > 0 and subject != "stock" else None
-        shown = about + figures.size(value)
-        return shown + _bracket(source, part, subject, (measure,), _plain_percent(ratio))
-
-    return cell
+def _pull(row: _Row) -> str:
+    estimated = row.size is not None and row.size.pull_bytes_source == "estimated"
+    shown = _size(row, "pull")
+    return f"~{shown}" if estimated and row.named("pull") else shown
 
 
-def _plain_percent(ratio: float | None) -> str:
-    return "" if ratio is None else figures.percent(ratio)
+def _disk(row: _Row) -> str:
+    return _size(row, "disk")
 
 
-def _cold_start(source: Source, part: RunRecord, subject: str) -> str:
+def _size(row: _Row, measure: str) -> str:
+    item = row.named(measure)
+    if item is None:
+        return figures.NOT_MEASURED
+    stock = row.part.sizes.get(YARDSTICK)
+    base = None if stock is None else stock.pull_bytes if measure == "pull" else stock.disk_bytes
+    beside = ""
+    if base and base > 0 and row.subject != YARDSTICK:
+        beside = figures.percent(item.median / base)
+    return figures.size(item.median) + _bracket(row, item, beside)
+
+
+def _cold_start(row: _Row) -> str:
     """Return the median with cold page cache where it was measured, else as it was launched."""
-    for measure, values in _starts(part, subject):
-        found = summarize(values)
-        if found is not None:
-            stock = dict(_starts(part, "stock", subject)).get(measure, ())
-            ratio = None if subject == "stock" else ratio_of_medians(values, stock)
-            cache = measure.removeprefix("cold-start ").removesuffix("-cache")
-            of = f" {cache} cache" if measure.startswith("cold-start") else ""
-            shown = figures.number(found.median, 2, "s") + of
-            return shown + _bracket(source, part, subject, (measure,), _judged(ratio))
-    return figures.NOT_MEASURED
-
-
-def _starts(part: RunRecord, subject: str, like: str = "") -> Iterator[tuple[str, list[float]]]:
-    """Yield the ways in which a subject's start was measured, the best one first.
-
-    With `like`, only launches that took turns with those of another subject.
-    """
-    launches = part.cold_starts.launches if part.cold_starts is not None else ()
-    for cache in ("cold", "warm"):
-        yield (
-            f"cold-start {cache}-cache",
-            [
-                item.first_answer_s
-                for item in launches
-                if item.subject == subject and item.page_cache == cache
-            ],
-        )
-    yield (
-        "first-answer",
-        [
-            item.phases_s["first_answer"]
-            for item in _launches(part, subject, like)
-            if "first_answer" in item.phases_s
-        ],
-    )
-
-
-def _launches(part: RunRecord, subject: str, like: str) -> list[Measurement]:
-    """Return the launches of a subject, with `like` only those of the groups that it was in."""
-    groups = {item.group for item in part.measurements if item.variant == (like or subject)}
-    return [i for i in part.measurements if i.variant == subject and i.group in groups]
-
-
-def _throughput(source: Source, part: RunRecord, subject: str) -> str:
-    """Return the median rate of the load that every image had, the largest batch of it."""
-    rates = _rates(part, subject)
-    if not rates:
+    item = next(filter(None, map(row.named, _STARTS)), None)
+    if item is None:
         return figures.NOT_MEASURED
-    key = _shown_rate(part, subject)
-    found = summarize(rates[key])
-    if found is None:
+    caches = [_CACHES.get(word, "") for word in item.measure.split()]
+    shown = ", ".join([figures.quantity(item.median, "seconds"), *filter(None, caches)])
+    return shown + _bracket(row, item, _beside_stock(item))
+
+
+def _throughput(row: _Row) -> str:
+    item = row.named(row.rate) if row.rate else None
+    if item is None:
         return figures.NOT_MEASURED
-    stock = _rates(part, "stock", subject).get(key, ())
-    ratio = None if subject == "stock" else ratio_of_medians(rates[key], stock)
-    shown = figures.number(found.median, 1, "samples/s")
-    return shown + _bracket(source, part, subject, (key,), _judged(ratio))
+    shown = figures.rate(item.median)
+    return shown + _bracket(row, item, _beside_stock(item))
 
 
-def _rates(part: RunRecord, subject: str, like: str = "") -> dict[str, list[float]]:
-    """Return samples a second by the name of the measure; `like` as for `_starts`."""
-    found: dict[str, list[float]] = {}
-    groups = {run.group for run in part.http if run.subject == (like or subject)}
-    for run in part.http:
-        mine = run.subject == subject and run.group in groups
-        if mine and run.kind == "closed" and run.seconds > 0:
-            key = f"http-rate batch={run.batch_size} clients={run.concurrency}"
-            found.setdefault(key, []).append(run.samples_per_second)
-    for item in _launches(part, subject, like):
-        for load in item.loads:
-            if load.seconds > 0:
-                key = f"rate batch={load.batch_size}"
-                found.setdefault(key, []).append(load.samples_per_second)
-    return found
-
-
-def _shown_rate(part: RunRecord, subject: str) -> str:
-    """Return the load with the best median of stock, or of the subject where stock had none."""
-    rates = _rates(part, subject)
-    beside = _rates(part, "stock")
-    shared = {key: values for key, values in (beside or rates).items() if key in rates} or rates
-    medians = {key: summarize(values) for key, values in shared.items()}
-    return max(medians, key=lambda key: _median(medians[key]))
-
-
-def _median(found: Summary | None) -> float:
-    return found.median if found else 0.0
-
-
-def _load_note(record: RunRecord) -> Iterator[str]:
-    keys = {
-        _shown_rate(part, subject)
-        for part in record.parts
-        for subject in own_subjects(part)
-        if _rates(part, subject)
-    }
-    if keys:
-        yield f"throughput: {plain(', '.join(sorted(keys)), 160)}, median over launches."
-
-
-def _gpu(_: Source, part: RunRecord, subject: str) -> str:
+def _gpu(row: _Row) -> str:
     """Return the GPU code in an image, and the device it ran on."""
-    size = part.sizes.get(subject)
-    code = ""
-    if size is not None and size.gpu is not None:
-        code = f"{figures.size(size.gpu.total_bytes)} code"
-    devices = _devices(part, subject)
-    ran = ", ".join(sorted(plain(device, 40) for device in devices)) or figures.NOT_MEASURED
-    return f"{code}; {ran}" if code else ran
+    devices = sorted({plain(item.device, 40) for item in row.measured if item.device})
+    ran = ", ".join(devices) or figures.NOT_MEASURED
+    if row.size is None or row.size.gpu is None:
+        return ran
+    return f"{figures.size(row.size.gpu.total_bytes)} code; {ran}"
 
 
-def _devices(part: RunRecord, subject: str) -> set[str]:
-    found = {item.device for item in part.measurements if item.variant == subject}
-    found |= {run.device for run in part.http if run.subject == subject}
-    found |= {run.device for run in part.in_process if run.subject == subject}
-    starts = part.cold_starts
-    if starts is not None and any(item.subject == subject for item in starts.launches):
-        found.add(starts.device)
-    return found
-
-
-def _judged(ratio: Ratio | None) -> str:
-    """Return a ratio to stock; ? where its interval holds 1."""
+def _beside_stock(item: Measured) -> str:
+    """Return the ratio to stock, which took turns with it; ? where its interval holds 1."""
+    ratio: Ratio | None = ratio_of_medians(item.values, item.yardstick)
     if ratio is None:
         return ""
     return figures.percent(ratio.value) + (" ?" if ratio.low <= 1 <= ratio.high else "")
 
 
-def _bracket(
-    source: Source, part: RunRecord, subject: str, measures: Sequence[str], beside_stock: str
-) -> str:
+def _bracket(row: _Row, item: Measured, beside_stock: str) -> str:
     """Return the change of a measure in brackets: against the baseline, else against stock."""
-    if not source.compared:
+    if not row.source.compared:
         return f" ({beside_stock})" if beside_stock else ""
-    for item in measure_changes(source):
-        mine = item.subject == subject and item.machine in ("", part.environment.machine_key)
-        if mine and item.measure in measures:
-            return f" ({delta(item)})"
+    for changed in measure_changes(row.source):
+        same = (changed.subject, changed.measure, changed.machine, changed.device)
+        if same == item.key:
+            mark = {"worse": " ⚠", "inconclusive": " ?", "not compared": ", not judged"}
+            return f" ({delta(changed)}{mark.get(changed.verdict, '')})"
     return ""
 
 
 def delta(item: MeasureChange) -> str:
-    """Return a change with unit, percentage and what is thought of it."""
+    """Return a change with its unit, and the percentage that it was judged by."""
     if item.baseline is None or item.delta is None:
         return "new"
     if item.delta == 0:
@@ -293,26 +237,20 @@ def delta(item: MeasureChange) -> str:
     ratio = item.adjusted if item.basis == "stock" else item.ratio
     shown = figures.change(item.delta, item.unit)
     share = "" if ratio is None else f", {figures.percent(ratio.value)}"
-    if item.basis == "stock":
-        share += " beside stock"
-    mark = {"worse": " ⚠", "inconclusive": " ?", "not compared": ", not judged"}
-    return f"{shown}{share}{mark.get(item.verdict, '')}"
+    return shown + share
 
 
-def _subject(_: Source, __: RunRecord, subject: str) -> str:
-    return plain(subject, 40)
-
-
+_Cell = Callable[[_Row], str]
 _MACHINE: tuple[str, _Cell] = (
     "machine",
-    lambda _, part, __: plain(part.environment.machine_key, 40),
+    lambda row: plain(row.part.environment.machine_key, 40),
 )
 _COLUMNS: list[tuple[str, _Cell]] = [
-    ("image", _subject),
-    ("pull", _size_cell("pull")),
-    ("disk", _size_cell("disk")),
+    ("image", lambda row: plain(row.subject, 40)),
+    ("pull", _pull),
+    ("disk", _disk),
     ("cold start", _cold_start),
     ("throughput", _throughput),
     ("GPU", _gpu),
-    ("parity", lambda _, part, subject: parity_of(part, subject)),
+    ("parity", lambda row: parity_of(row.part, row.subject)),
 ]

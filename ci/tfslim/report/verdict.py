@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from tfslim.report import figures
 from tfslim.report.blocks import Status
 from tfslim.report.budgets import BudgetResult
+from tfslim.report.compare import MeasureChange
 from tfslim.report.inert import plain
 from tfslim.report.record import RunRecord, broken_budgets
 from tfslim.report.summary import Source, delta, measure_changes, own_subjects, parity_of
@@ -26,21 +28,29 @@ def verdict(source: Source) -> tuple[Status, str, tuple[str, ...]]:
         return "bad", bad[0], (*bad[1:], *unsure)
     if unsure:
         return "unsure", unsure[0], tuple(unsure[1:])
-    news = _news(source)
-    if source.budgets or source.record.budgets:
-        return "good", f"within budgets; {news}" if news else "within budgets", ()
-    return "good", f"{news or 'measured'}; no budgets are set", ()
+    parts = [_budgets_kept(source), _news(source)]
+    return "good", "; ".join(part for part in parts if part) or "measured", ()
+
+
+def _budgets_kept(source: Source) -> str:
+    """Return what to say of budgets that none breaks."""
+    if not source.budgets:
+        return "within budgets" if source.record.budgets else "no budgets are set"
+    missing = sum(item.state == "not measured" for item in source.budgets)
+    return f"within budgets, {missing} of which not measured" if missing else "within budgets"
 
 
 def _broken(source: Source) -> Iterator[str]:
     """Yield one sentence for each broken budget."""
     for item in source.budgets:
         if item.state == "broken":
+            grew = "grew by " if item.budget.startswith("max-growth") else ""
+            side = "under" if item.budget.startswith("min-") else "over"
             actual = figures.quantity(item.actual, item.unit)
             limit = figures.quantity(item.limit, item.unit)
             yield (
-                f"{plain(item.subject, 40)}: {_measure_name(item)} {actual} breaks its budget "
-                f"{plain(item.budget, 40)} of {limit}"
+                f"{plain(item.subject, 40)}: {_measure_name(item)} {grew}{actual} is {side} its "
+                f"{limit} budget ({plain(item.budget, 40)})"
             )
     if not source.budgets:
         for broken in broken_budgets(source.record):
@@ -72,7 +82,8 @@ def _gates(record: RunRecord, outcomes: Sequence[str]) -> Iterator[str]:
 
 def _changed(source: Source, wanted: str) -> Iterator[str]:
     for item in measure_changes(source):
-        if item.verdict == wanted:
+        seems = wanted == "worse" or _seems_worse(item)
+        if item.verdict == wanted and seems:
             tell = "is worse" if wanted == "worse" else "may be worse; the samples cannot tell"
             now = figures.quantity(item.value, item.unit)
             yield (
@@ -81,21 +92,28 @@ def _changed(source: Source, wanted: str) -> Iterator[str]:
             )
 
 
+def _seems_worse(item: MeasureChange) -> bool:
+    """True where the middle of an interval is beyond its threshold, on the bad side."""
+    ratio = item.adjusted or item.ratio
+    if ratio is None:
+        return False
+    bad = ratio.value if item.better == "smaller" else 1 / ratio.value if ratio.value else math.inf
+    return bad > 1 + item.threshold
+
+
 def _news(source: Source) -> str:
     """Return what is best to know where nothing is wrong."""
     if source.compared:
-        found = [
-            f"{plain(item.subject, 40)}: {plain(item.measure, 40)} {delta(item)}"
-            for item in measure_changes(source)
-            if item.measure in ("pull", "disk") and item.verdict == "better"
-        ]
-        better = sum(item.verdict == "better" for item in measure_changes(source))
-        if found:
-            return f"{found[0]} against {source.baseline}"
+        better = [item for item in measure_changes(source) if item.verdict == "better"]
+        # Sizes first: they are exact.
+        better.sort(key=lambda item: (item.basis != "size", item.measure not in ("pull", "disk")))
+        if not better:
+            return f"no worse than {source.baseline}"
+        most = better[0]
+        more = f", and {len(better) - 1} more better" if len(better) > 1 else ""
         return (
-            f"{better} measure(s) better than {source.baseline}"
-            if better
-            else f"as {source.baseline}"
+            f"{plain(most.subject, 40)}: {plain(most.measure, 40)} {delta(most)} against "
+            f"{source.baseline}{more}"
         )
     return _smallest(source.record)
 

@@ -1,85 +1,192 @@
+"""Whole reports: golden files, the verdict, what is said where nothing was measured."""
+
 from __future__ import annotations
 
 import io
+import json
+import os
+from functools import cache
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
-from tfslim.images.inspection import GpuUse
+import report_records as records
 from tfslim.report import render
+from tfslim.report.budgets import check_budgets
+from tfslim.report.compare import BaselineInfo, Comparison, compare
 from tfslim.report.record import RunRecord
 
+GOLDEN = Path(__file__).parent / "golden"
 
-def terminal(record: RunRecord) -> str:
+
+def against(record: RunRecord, baseline: RunRecord) -> Comparison:
+    return compare(record, baseline, BaselineInfo(source="main", found=True, commit="f" * 40))
+
+
+def terminal(record: RunRecord, width: int = 120, *, whole: bool = False) -> str:
     out = io.StringIO()
-    Console(file=out, width=200).print(render.terminal(record))
-    return out.getvalue()
+    Console(file=out, width=width, legacy_windows=False).print(render.terminal(record, whole=whole))
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
 
 
-def row(text: str, variant: str) -> str:
-    return next(line for line in text.splitlines() if line.lstrip("| ").startswith(variant))
+def row(text: str, image: str) -> str:
+    return next(line for line in text.splitlines() if line.lstrip("| ").startswith(image))
 
 
-def test_the_table_has_a_row_per_image_with_size_speed_and_the_ratio(record: RunRecord) -> None:
-    found = row(terminal(record), "inference")
-    for cell in ("2.50 GB", "5.90 GB", "2.02 s", "0.50 [", "10.0", "500 MB", "CPU", "cached"):
-        assert cell in found, cell
-    assert "100 s / 2.0 s" in row(terminal(record), "stock")
+def same_as_golden(text: str, name: str) -> None:
+    """Compare with a golden file; TFSLIM_GOLDEN=write makes them anew."""
+    path = GOLDEN / name
+    if os.environ.get("TFSLIM_GOLDEN") == "write":
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8"), f"{path} differs: see the docstring"
 
 
-def test_without_a_gpu_the_report_says_that_gpus_were_not_measured(record: RunRecord) -> None:
-    for text in (terminal(record), render.markdown(record)):
-        assert "not measured: no GPU" in text
+@cache
+def reports() -> dict[str, str]:
+    full, before = records.full(), records.full(1.15)
+    return {
+        "small.md": render.markdown(records.small()),
+        "full.md": render.markdown(
+            full, against(full, before), budgets=check_budgets(full, before), marker="cpu"
+        ),
+        "worse.md": render.markdown(
+            before, against(before, full), budgets=check_budgets(before, full)
+        ),
+        "two-machines.md": render.markdown(records.two_machines()),
+        "version-1.md": render.markdown(RunRecord.parse(records.of_version_1(), name="old")),
+        "hostile.md": render.markdown(records.hostile()),
+        "full-80.txt": terminal(full, 80, whole=True),
+        "full-140.txt": terminal(full, 140, whole=True),
+    }
 
 
-def test_an_unknown_pull_size_is_not_a_number(record: RunRecord) -> None:
-    sizes = {**record.sizes}
-    sizes["stock"] = sizes["stock"].model_copy(update={"pull_bytes": None})
-    text = terminal(record.model_copy(update={"sizes": sizes}))
-    assert "not measured" in row(text, "stock")
+@pytest.mark.parametrize("name", sorted(reports()))
+def test_reports_are_as_they_were(name: str) -> None:
+    same_as_golden(reports()[name], name)
 
 
-def test_a_run_without_launches_renders(record: RunRecord) -> None:
-    empty = record.model_copy(update={"measurements": []})
-    assert "not measured" in row(terminal(empty), "stock")
-    assert render.markdown(empty)
+def test_the_first_line_is_the_marker_and_the_second_the_verdict() -> None:
+    text = render.markdown(records.small(), marker="gpu --> <b>")
+    first, second = text.splitlines()[:2]
+    assert first == "<!-- tfslim-report:gpu-b -->"
+    assert second.startswith("✅ **")
 
 
-def test_a_broken_budget_is_in_the_notes(record: RunRecord) -> None:
-    text = terminal(record)
-    assert "BUDGET BROKEN: inference: pull 2.50 GB is over 1.00 GB" in text
-    assert "disk 5.90 GB is over" not in text
-
-
-def test_what_an_image_says_of_itself_cannot_break_the_markdown(record: RunRecord) -> None:
+def test_a_broken_budget_is_the_verdict() -> None:
+    record = RunRecord.parse(records.of_version_1(), name="old")
     text = render.markdown(record)
-    assert "RUN pip install \\| tee 'log' &lt;b>" in text
-    tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert all(line.endswith("|") for line in tables)
+    assert "❌ **inference: pull 1.10\u00a0GB is over its 1.00\u00a0GB budget" in text
+    assert "disk" not in text.splitlines()[1]
 
 
-def test_percentiles_are_given_only_where_the_sample_supports_them(record: RunRecord) -> None:
-    # 5 launches of 20 requests: ten lie beyond p90, one beyond p99.
-    assert "| inference | 1 | 100 | 100.0 | 100.0 | – |" in render.markdown(record)
+def test_budgets_of_a_comparison_name_measure_limit_and_key() -> None:
+    record = records.full(budgets={"inference": {"max-cold-start": 1.0}})
+    report = render.make_report(record, budgets=check_budgets(record))
+    assert report.status == "bad"
+    assert "is over its 1.00 s budget (max-cold-start)" in report.verdict
 
 
-def test_images_that_did_not_take_turns_are_not_compared(record: RunRecord) -> None:
-    moved = [
+def test_what_is_worse_than_the_baseline_is_the_verdict() -> None:
+    now, before = records.full(1.15), records.full()
+    report = render.make_report(now, against(now, before))
+    assert report.status == "bad"
+    assert report.verdict == "inference: pull 1.26 GB is worse: +165 MB, +15 % against main"
+    assert any("cold-start" in alarm for alarm in report.alarms)
+
+
+def test_what_is_better_is_good_news() -> None:
+    now, before = records.full(), records.full(1.15)
+    report = render.make_report(now, against(now, before))
+    assert report.status == "good"
+    assert "pull −165 MB, −13 % against main" in report.verdict
+
+
+def test_a_failed_parity_gate_is_bad_whatever_the_sizes_are() -> None:
+    gates = [{"name": "zoo", "outcome": "failed", "models": {"cnn": "failed"}}]
+    report = render.make_report(records.full(parity={"inference": gates}))
+    assert report.status == "bad"
+    assert "failed (0 of 1 models)" in report.verdict
+
+
+def test_without_baseline_the_brackets_compare_with_stock_of_the_same_run() -> None:
+    text = terminal(records.full(), 160)
+    assert "1.10 GB (−69 %)" in row(text, "inference")
+    assert "(" not in row(text, "stock").replace("(0", "")
+
+
+def test_images_that_did_not_take_turns_are_not_compared() -> None:
+    record = RunRecord.parse(records.of_version_1(), name="old")
+    apart = [
         item.model_copy(update={"group": 1}) if item.variant == "inference" else item
         for item in record.measurements
     ]
-    text = terminal(record.model_copy(update={"measurements": moved}))
-    assert "0.50 [" not in row(text, "inference")
+    assert "2.02 s (−50 %)" in row(terminal(record, 160), "inference")
+    moved = row(terminal(record.model_copy(update={"measurements": apart}), 160), "inference")
+    assert "2.02 s " in moved
+    assert "2.02 s (" not in moved
 
 
-def test_gpu_code_is_named_by_architecture(record: RunRecord) -> None:
-    gpu = GpuUse(
-        total_bytes=3_000_000,
-        by_arch_bytes={"compute_90": 1_000_000, "sm_90": 2_000_000},
-        by_kind_bytes={},
-        by_library={},
-        unexplained_bytes=0,
+def test_what_was_not_measured_says_so() -> None:
+    found = row(render.markdown(records.small()), "inference")
+    assert found.count("not measured") == 4  # cold start, throughput, GPU, parity
+    sizes = {"inference": records.size(None, 5_900_000_000)}
+    assert "| not measured | 5.90" in row(render.markdown(records.small(sizes=sizes)), "inference")
+
+
+def test_sections_without_anything_to_say_are_left_out() -> None:
+    keys = [section.key for section in render.make_report(records.small()).sections]
+    assert keys == ["sizes", "layers", "environment"]
+
+
+def test_percentiles_are_given_only_where_the_sample_supports_them() -> None:
+    # 5 launches of 20 requests: ten lie beyond p90, one beyond p99.
+    text = render.markdown(RunRecord.parse(records.of_version_1(), name="old"))
+    assert "| inference | batch 1, 1 client | 100 | 10.0 | 100.0 | 100.0 | – | – |" in text
+
+
+def test_every_machine_has_its_rows_and_its_own_part_of_a_section() -> None:
+    text = render.markdown(records.two_machines())
+    assert "| image | machine |" in text
+    assert len([line for line in text.splitlines() if line.startswith("| inference | x86")]) == 2
+    assert "**On x86\\_64, 2 × Another CPU, 8 GiB**" in text or "**On x86_64, 2 × Another" in text
+
+
+def test_all_files_are_written_and_named(tmp_path: Path) -> None:
+    record = records.full()
+    written = render.write_report(record, None, tmp_path / "out")
+    names = [str(path.relative_to(tmp_path / "out")) for path in written]
+    assert names[:4] == ["report.md", "report.html", "report.json", "verdict.json"] or (
+        "report.samples.json.gz" in names[:5]
     )
-    sizes = {**record.sizes}
-    sizes["stock"] = sizes["stock"].model_copy(update={"gpu": gpu})
-    text = render.markdown(record.model_copy(update={"sizes": sizes}))
-    assert "GPU code, as stored: sm_90 2 MB, compute_90 1 MB." in text
+    for chart in ("size-by-cause", "libraries", "cold-start", "latency"):
+        assert {f"plots/{chart}-{m}.{k}" for m in ("light", "dark") for k in ("svg", "png")} <= set(
+            names
+        )
+    found = {str(p.relative_to(tmp_path / "out")) for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == set(names)
+    assert RunRecord.load(tmp_path / "out" / "report.json") == record
+    said = json.loads((tmp_path / "out" / "verdict.json").read_text())
+    assert (said["status"], said["schema_version"]) == ("good", 1)
+
+
+def test_a_narrow_terminal_has_one_image_below_the_other() -> None:
+    text = terminal(records.full(), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\ninference\npull          1.10 GB" in text
+
+
+def test_without_a_terminal_there_are_no_colours() -> None:
+    assert "\x1b" not in terminal(records.full(), 160, whole=True)
+
+
+def test_hostile_text_cannot_steer_a_terminal() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=120, force_terminal=True, color_system=None)
+    console.print(render.terminal(records.hostile(), whole=True))
+    text = out.getvalue()
+    assert "\x1b]" not in text  # no hyperlink, no title
+    assert not {c for c in text if ord(c) < 32 and c not in "\n\x1b"}
+    assert not {"\x9b", "\u202e", "\u2066", "\u200b", "\u0000"} & set(text)
+    assert "[bold]markup[/]" in text  # rich's markup is text
+    assert "\x1b[31mred" not in text
