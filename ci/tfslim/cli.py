@@ -26,6 +26,7 @@ from tfslim import (
     __version__,
     cli_bench,
     cli_coldstart,
+    cli_explain,
     cli_pins,
     cli_report,
     cli_slim,
@@ -34,7 +35,7 @@ from tfslim import (
     doctor,
     pipeline,
 )
-from tfslim.bench import coldtext
+from tfslim.bench import coldtext, explain_text
 from tfslim.config import Config, json_schema, load_config
 from tfslim.engine import embedded
 from tfslim.engine.engine import Engine, find_engine
@@ -520,6 +521,7 @@ def pins_verb(common: _Common, **options: Any) -> None:
     help="Folder for report.json and report.md.",
 )
 @cli_coldstart.options
+@cli_explain.options
 @_verb
 def bench_verb(
     common: _Common,
@@ -529,6 +531,7 @@ def bench_verb(
     output: Path,
     wish: cli_bench.Wish,
     cold: cli_coldstart.ColdOptions | None,
+    explain: cli_explain.ExplainOptions | None,
 ) -> None:
     """Build, inspect and measure images; print one table and write report.md and report.json.
 
@@ -541,6 +544,11 @@ def bench_verb(
     tfslim bench my/model:1.2 my/model:1.2-slim --launches 10
     tfslim bench --runtime rootfs stock.tar ./slim-rootfs
     """  # noqa: D301 (click takes a backspace as "do not wrap")
+    if explain is not None:
+        client = _client(common.ui)
+        told = cli_explain.perform(explain, client, launches=wish.launches, ui=common.ui)
+        common.show(told.model_dump(mode="json"), explain_text.terminal(told))
+        return
     config = wish.over(common.config)
     if cold is None and wish.only == "cold-start":
         cold = cli_coldstart.ColdOptions()
