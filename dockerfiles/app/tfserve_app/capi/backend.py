@@ -40,7 +40,7 @@ class _Bound:
     """
 
     inputs: Mapping[str, Endpoint]
-    outputs: Mapping[str, Endpoint]
+    outputs: tuple[str, ...]
     echoes: Mapping[str, str]
     feeds: ctypes.Array[Output]
     fetches: ctypes.Array[Output]
@@ -124,12 +124,7 @@ class CapiBackend:
             for name, endpoint in bound.inputs.items()
         }
         try:
-            found = self._model.session.run(
-                bound.feeds,
-                list(fed.values()),
-                bound.fetches,
-                [endpoint.dtype for endpoint in bound.outputs.values()],
-            )
+            found = self._model.session.run(bound.feeds, list(fed.values()), bound.fetches)
         except StatusError as error:
             raise _as_answer(error) from error
         tensors: dict[str, Tensor] = dict(zip(bound.outputs, found, strict=True))
@@ -158,7 +153,7 @@ def _bind(session: Session, entry: Entry) -> _Bound:
     outputs = {name: one for name, one in entry.outputs.items() if name not in echoes}
     return _Bound(
         entry.inputs,
-        outputs,
+        tuple(outputs),
         echoes,
         session.find([one.tensor for one in entry.inputs.values()]),
         session.find([one.tensor for one in outputs.values()]),

@@ -42,14 +42,13 @@ class Session:
         feeds: ctypes.Array[Output],
         values: Sequence[Tensor],
         fetches: ctypes.Array[Output],
-        dtypes: Sequence[int],
     ) -> list[Tensor]:
-        """Run the graph once; `dtypes` are those of the fetches.
+        """Run the graph once; return what is at each of the fetches.
 
         Raises:
             StatusError: TensorFlow refused or failed.
         """
-        library, count = self._library, len(dtypes)
+        library, count = self._library, len(fetches)
         given = (ctypes.c_void_p * len(values))(*(value.pointer for value in values))
         found = (ctypes.c_void_p * count)()
         with library.status() as status:
@@ -59,7 +58,7 @@ class Session:
                 fetches, found, count,
                 None, 0, None, status,
             )  # fmt: skip
-        return [Tensor(library, found[index] or 0, dtypes[index]) for index in range(count)]
+        return [Tensor(library, pointer or 0) for pointer in found]
 
     def devices(self) -> list[tuple[str, str]]:
         """Return name and type ("CPU", "GPU") of every device.

@@ -27,6 +27,7 @@ from tfserve_app.errors import InputRejectedError
 __all__ = ["Tensor", "to_tensor"]
 
 _STRING_BYTES = 24  # sizeof(TF_TString), tsl/platform/ctstring_internal.h
+_ALIGNMENT = 64  # the most that Eigen asks for; a scalar elsewhere ends the process
 
 # Memory of string tensors that TensorFlow holds now, by address.
 _held: dict[int, ctypes.Array[ctypes.c_char]] = {}
@@ -40,13 +41,13 @@ class Tensor:
     Args:
         library: TensorFlow.
         pointer: The TF_Tensor, owned from now on.
-        dtype: TensorFlow's number of its type.
     """
 
-    def __init__(self, library: Library, pointer: int, dtype: int) -> None:
+    def __init__(self, library: Library, pointer: int) -> None:
         self._library = library
         self.pointer = pointer
-        self.dtype = dtype
+        # Asked, not taken from the signature: one that is wrong must not decide what is read.
+        self.dtype: int = library.TF_TensorType(pointer)
 
     def __del__(self) -> None:
         self._library.TF_DeleteTensor(self.pointer)
@@ -116,7 +117,7 @@ def to_tensor(library: Library, array: Array, dtype: int, name: str) -> Tensor:
         pointer = _from_numbers(library, _checked(array, dtype, name), dtype, dims)
     if not pointer:
         raise InputRejectedError(f"input {name!r}: TensorFlow makes no tensor of it")
-    return Tensor(library, pointer, dtype)
+    return Tensor(library, pointer)
 
 
 def _checked(array: Array, dtype: int, name: str) -> Array:
@@ -140,10 +141,10 @@ def _from_numbers(library: Library, array: Array, dtype: int, dims: Any) -> int:
 
 def _from_strings(library: Library, array: Array, dims: Any) -> int:
     """Return a tensor of copies: ops copy a TF_TString that is a view as a view, past its end."""
-    size, alignment = _STRING_BYTES * array.size, library.TF_TensorDefaultAlignment()
-    memory = ctypes.create_string_buffer(size + alignment)
+    size = _STRING_BYTES * array.size
+    memory = ctypes.create_string_buffer(size + _ALIGNMENT)
     start = ctypes.addressof(memory)
-    start += -start % alignment
+    start += -start % _ALIGNMENT
     texts = [leaf if isinstance(leaf, bytes) else str(leaf).encode() for leaf in array.ravel()]
     for index, text in enumerate(texts):
         at = start + _STRING_BYTES * index
