@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tfslim.bench.results import COLD_START_PHASES, ColdLaunch, ColdStarts
 from tfslim.bench.run import Measurement
@@ -31,6 +31,7 @@ __all__ = [
     "launch_phases",
     "library_pairs",
     "name_of",
+    "names_of",
     "sane",
     "size_bars",
     "trends",
@@ -40,6 +41,7 @@ MOST_ROWS = 12
 """Bars or lines of one picture."""
 _MOST_LIBRARIES = 14
 _MOST_TRENDS = 6
+_MOST_LINES = 8
 _MOST_RUNS = 60
 _UNITS = {"bytes": (1e-9, "GB"), "seconds": (1.0, "s"), "samples/s": (1.0, "samples/s")}
 _NAME = 28  # characters of a name beside a bar
@@ -54,9 +56,21 @@ _OUTSIDE = {
 }
 
 
-def name_of(subject: object) -> str:
-    """Return a subject's name as the report shows it."""
-    return plain(subject, _NAME)
+def name_of(subject: str) -> str:
+    """Return a subject's name as a picture shows it: of a long image reference, the end."""
+    shown = plain(subject, 400)
+    return shown if len(shown) <= _NAME else "…" + shown[1 - _NAME :]
+
+
+def names_of(subjects: Iterable[str]) -> dict[str, str]:
+    """Return a name for each subject, no two alike."""
+    names: dict[str, str] = {}
+    for subject in dict.fromkeys(subjects):
+        name, number = name_of(subject), 2
+        while name in names.values():
+            name, number = f"{name_of(subject)} ({number})", number + 1
+        names[subject] = name
+    return names
 
 
 def sane(value: float) -> float:
@@ -80,7 +94,7 @@ def size_bars(record: RunRecord) -> StackedBars | None:
         name="size-by-cause",
         title="Disk by cause",
         unit="GB",
-        rows=tuple(name_of(variant) for variant, _ in rows),
+        rows=tuple(names_of(variant for variant, _ in rows).values()),
         segments=tuple(
             Segment(label, cause, tuple(sane(part[cause]) / 1e9 for part in parts))
             for cause, label in CAUSES.items()
@@ -163,7 +177,7 @@ def latency_curves(record: RunRecord) -> Curves | None:
 
     def add(panel: str, subject: str, values: Sequence[float]) -> None:
         kept = [value * 1000 for value in map(sane, values) if value]
-        samples.setdefault(panel, {}).setdefault(name_of(subject), []).extend(kept)
+        samples.setdefault(panel, {}).setdefault(subject, []).extend(kept)
 
     for run in record.http:
         how = f"{run.concurrency} client(s)" if run.rate is None else f"{run.rate:g} requests/s"
@@ -180,7 +194,11 @@ def latency_curves(record: RunRecord) -> Curves | None:
     panels = tuple(
         Panel(
             title=title,
-            curves=tuple(Curve(n, tuple(sorted(v))) for n, v in list(found.items())[:8] if v),
+            curves=tuple(
+                Curve(name, tuple(sorted(found[subject])))
+                for subject, name in list(names_of(found).items())[:_MOST_LINES]
+                if found[subject]
+            ),
         )
         for title, found in samples.items()
     )
@@ -206,8 +224,8 @@ def _launch_groups(record: RunRecord) -> dict[str, list[dict[str, float]]]:
     groups: dict[str, list[dict[str, float]]] = {}
     cold: ColdStarts | None = record.cold_starts
     if cold is not None and cold.launches:
-        subjects = dict.fromkeys(launch.subject for launch in cold.launches)
-        for subject in subjects:
+        names = names_of(launch.subject for launch in cold.launches)
+        for subject, name in names.items():
             for cache in ("cold", "warm"):
                 found = [
                     launch_phases(launch)
@@ -215,7 +233,7 @@ def _launch_groups(record: RunRecord) -> dict[str, list[dict[str, float]]]:
                     if launch.subject == subject and launch.page_cache == cache
                 ]
                 if found:
-                    groups[f"{name_of(subject)}, {cache}"] = found
+                    groups[f"{name}, {cache}"] = found
         return groups
     for item in record.measurements:
         groups.setdefault(name_of(item.variant), []).append(launch_phases(item))
@@ -243,7 +261,7 @@ def trends(history: History) -> Iterator[Trends]:
             name=f"history-{number + 1}",
             title=f"{plain(measure, 60)} over runs",
             unit=unit,
-            lines=tuple(_trend(series, factor, several) for series in found[:8]),
+            lines=tuple(_trend(series, factor, several) for series in found[:_MOST_LINES]),
         )
 
 
@@ -261,4 +279,4 @@ def _trend(series: HistorySeries, factor: float, several: bool) -> Trend:
 
 def _run_name(point: HistoryPoint) -> str:
     commit = f" {plain(point.commit)[:7]}" if point.commit else ""
-    return f"{point.started:%m-%d %H:%M}{commit}"
+    return f"{point.started:%m-%d}{commit or point.started.strftime(' %H:%M')}"

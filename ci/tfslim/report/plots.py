@@ -57,6 +57,7 @@ _PHASES = {
 }
 _LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9AA0A6", "#8C6D1F")
 _DASHES = ((0.0, ()), (0.0, (5, 2)), (0.0, (1, 1)), (0.0, (6, 2, 1, 2)))
+_MOST_MARKS = 30  # runs of a history that are marked one by one
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -194,7 +195,7 @@ def _stacked(chart: StackedBars, theme: Theme) -> Figure:
         axes.text(end + longest * 0.012, row, f"{end:.{chart.decimals}f} {chart.unit}",
                   va="center", fontweight="bold", fontsize=_FONT)  # fmt: skip
     axes.set_xlim(0, longest * 1.16)
-    _rows(axes, [_wrapped(row) for row in chart.rows])
+    _rows(axes, chart.rows)
     axes.set_xlabel(chart.unit)
     axes.set_title(chart.title, fontweight="bold")
     figure.legend(loc="outside lower left", ncols=3, handlelength=1.1, columnspacing=1.4,
@@ -268,7 +269,7 @@ def _panel(axes: Axes, panel: Panel, labels: Sequence[str], unit: str) -> None:
 def _trends(chart: Trends, theme: Theme) -> Figure:
     """Draw each line over its runs; a ring and a dashed line where its level changed."""
     legend_rows = math.ceil(len(chart.lines) / 3)
-    figure = _empty(2.9 + 0.21 * legend_rows)
+    figure = _empty(3.4 + 0.21 * legend_rows)
     axes = figure.add_subplot()
     runs = list(dict.fromkeys(run for line in chart.lines for run in line.runs))
     for index, line in enumerate(chart.lines):
@@ -277,12 +278,14 @@ def _trends(chart: Trends, theme: Theme) -> Figure:
     axes.set_xticks(shown, [runs[n] for n in shown], rotation=30, ha="right",
                     rotation_mode="anchor")  # fmt: skip
     axes.set_xlim(-0.5, max(len(runs) - 0.5, 0.5))
-    axes.set_ylim(bottom=0)
+    highest = max((v for line in chart.lines for v in line.values if v is not None), default=1.0)
+    axes.set_ylim(0, highest * 1.1 or 1.0)
     axes.tick_params(axis="y", labelsize=9)
     axes.grid(visible=True, axis="y")
     axes.set_ylabel(chart.unit)
     axes.set_title(chart.title, fontweight="bold")
-    _shared_legend(figure, [line.label for line in chart.lines], markers=True)
+    labels = [line.label for line in chart.lines]
+    _shared_legend(figure, labels, markers=len(runs) <= _MOST_MARKS, columns=3)
     return figure
 
 
@@ -290,9 +293,9 @@ def _trend(axes: Axes, line: Trend, runs: Sequence[str], index: int, theme: Them
     colour = _LINES[index % len(_LINES)]
     known = [(runs.index(r), v) for r, v in zip(line.runs, line.values, strict=True)
              if v is not None]  # fmt: skip
+    mark = _MARKERS[index % len(_MARKERS)] if len(runs) <= _MOST_MARKS else ""
     axes.plot([x for x, _ in known], [y for _, y in known], color=colour, linewidth=1.8,
-              linestyle=_DASHES[index % len(_DASHES)], marker=_MARKERS[index % len(_MARKERS)],
-              markersize=4.5)  # fmt: skip
+              linestyle=_DASHES[index % len(_DASHES)], marker=mark, markersize=4.5)  # fmt: skip
     for change in line.changes:
         value = line.values[change]
         if value is not None:
@@ -302,7 +305,9 @@ def _trend(axes: Axes, line: Trend, runs: Sequence[str], index: int, theme: Them
                       markeredgecolor=colour, markeredgewidth=1.6)  # fmt: skip
 
 
-def _shared_legend(figure: Figure, labels: Sequence[str], *, markers: bool = False) -> None:
+def _shared_legend(
+    figure: Figure, labels: Sequence[str], *, markers: bool = False, columns: int = 4
+) -> None:
     """Draw one legend for all panels, below them."""
     from matplotlib.lines import Line2D  # noqa: PLC0415
 
@@ -318,7 +323,7 @@ def _shared_legend(figure: Figure, labels: Sequence[str], *, markers: bool = Fal
         )
         for index in range(len(labels))
     ]
-    figure.legend(handles, labels, loc="outside lower left", ncols=3 if markers else 4,
+    figure.legend(handles, labels, loc="outside lower left", ncols=columns,
                   handlelength=2.6, columnspacing=1.4)  # fmt: skip
 
 
@@ -332,7 +337,7 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
 
 def _known(value: float | None, below: float | None, unit: str) -> str:
     if value is not None:
-        return f"{value:.0f} {unit}"
+        return f"{value:.{0 if value >= 10 else 1}f} {unit}"
     return "gone or not listed" if below is None else f"gone, or below {below:.0f} {unit}"
 
 
@@ -345,10 +350,6 @@ def _ink(colour: str) -> str:
 
 def _linear(part: float) -> float:
     return part / 12.92 if part <= 0.04045 else float(((part + 0.055) / 1.055) ** 2.4)
-
-
-def _wrapped(name: str) -> str:
-    return "\n".join(textwrap.wrap(name, 18)[:2]) if len(name) > 18 else name
 
 
 def _round_marks(low: float, high: float) -> list[float]:

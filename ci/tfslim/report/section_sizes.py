@@ -36,7 +36,7 @@ def _cause_table(part: RunRecord) -> Iterator[Table]:
     shown = list(part.sizes.items())[:_TOP]
     parts = [by_cause(size, charts.gpus_of(part, name)) for name, size in shown]
     yield from table(
-        ("disk by cause", *(charts.name_of(name) for name, _ in shown)),
+        ("disk by cause", *charts.names_of(name for name, _ in shown).values()),
         (
             (label, *(figures.size(found[cause]) for found in parts))
             for cause, label in CAUSES.items()
