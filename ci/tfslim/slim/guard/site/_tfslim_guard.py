@@ -12,6 +12,7 @@ import os
 import sys
 import textwrap
 import threading
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +40,12 @@ class Machine(NamedTuple):
     cuda: int
 
 
+@lru_cache(maxsize=1)
 def data() -> dict[str, Any]:
-    """Return what tfslim wrote down about this environment."""
+    """Return what tfslim wrote down about this environment.
+
+    TensorFlow tries some fifty modules that are not there: it is read once for all of them.
+    """
     text = Path(__file__).with_name("_tfslim.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
