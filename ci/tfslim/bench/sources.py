@@ -80,6 +80,8 @@ def open_subjects(
     ui.note(f"GPU: {device.text}")
     for line in device.driver.describe() if device.driver else ():
         ui.note(line)
+    if len(devices) > 1:
+        ui.warn("containers and unpacked images are run differently: what differs may be that")
     with ExitStack() as held:
         subjects = []
         for name, source, from_engine in zip(names, sources, in_engine, strict=True):
