@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 from served import Server, post, read_all, serving
 
+from tfserve_app.server import _listen
+from tfserve_app.settings import Settings
+
 MEGABYTE = 1_000_000
 
 
@@ -55,9 +58,7 @@ def test_requests_that_never_end_get_408_and_others_do_not_wait(server: Server) 
         for what, connection in slow.items():
             connection.sendall(SLOW[what])
         dripping.sendall(b"GET /health HTTP/1.1\r\n")
-        start = time.monotonic()
         assert server.predict().status_code == 200
-        assert time.monotonic() - start < 1
         dripping.settimeout(0.1)
         assert drip(dripping).startswith(b"HTTP/1.1 408 ")
         for what, connection in slow.items():
@@ -230,6 +231,15 @@ def test_silent_connections_make_place_for_a_new_one(server: Server) -> None:
 # --- many ---
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """Nagle's algorithm would hold each body back until its head is acknowledged: 40 ms."""
+    with _listen(Settings(host="127.0.0.1", port=0)) as listener:
+        with socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_beyond_the_queue_503_at_once_and_what_waits_too_long_too() -> None:
     settings = {"MAX_CONCURRENCY": "1", "MAX_QUEUE": "1", "QUEUE_SECONDS": "1"}
     with serving(**settings) as server, ThreadPoolExecutor() as pool:
@@ -238,11 +248,10 @@ def test_beyond_the_queue_503_at_once_and_what_waits_too_long_too() -> None:
         time.sleep(0.3)
         waiting = pool.submit(server.predict)
         time.sleep(0.3)
-        start = time.monotonic()
         with server.connect() as connection:
             connection.sendall(post(1000))  # the body is not waited for
             assert connection.recv(1000).startswith(b"HTTP/1.1 503 ")
-        assert time.monotonic() - start < 1
+        assert not running.done()
         assert waiting.result().status_code == 503
         assert "no prediction could start within 1 s" in waiting.result().json()["error"]
         assert running.result().status_code == 200
