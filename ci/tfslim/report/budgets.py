@@ -41,7 +41,8 @@ class BudgetResult(BaseModel):
             "min-throughput", "max-growth (pull)", "max-growth (disk)", "library NAME".
         measure: What was measured: a name as in `measures.Measured`; empty where nothing was.
         unit: Of actual and limit.
-        actual: Median; bytes of growth for a growth budget; None where it was not measured.
+        actual: Median; bytes of growth for a growth budget (0 for less than before); None where it
+            was not measured.
         limit: The limit, in the same unit; for a growth in percent, that share of the baseline
             (0 where there is none).
         state: kept, broken, inconclusive or not measured.
@@ -134,11 +135,11 @@ def _absolute(subject: str, budget: Budget, here: Sequence[Measured]) -> Iterato
 
 
 def _named(here: Sequence[Measured], names: Sequence[str]) -> Measured | None:
-    """Return the first measure there is of several names, with any JIT cache."""
+    """Return the first measure there is of several names; of several JIT caches the slowest."""
     for name in names:
-        for item in here:
-            if item.measure == name or item.measure.startswith(f"{name} "):
-                return item
+        found = [item for item in here if f"{item.measure} ".startswith(f"{name} ")]
+        if found:
+            return max(found, key=lambda item: item.median)
     return None
 
 
@@ -197,7 +198,7 @@ def _growth(
             why = "no baseline was given" if before is None else "it is not in the baseline"
             yield limit.not_measured(why)
         else:
-            grown = item.median - then.median
+            grown = max(0.0, item.median - then.median)
             state: BudgetState = "broken" if grown > allowed else "kept"
             yield limit.result(state, measure=measure, actual=grown)
 
