@@ -39,9 +39,16 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Run the main job: build, inspect, measure, report."""
-    _install(session)
+    """Run the main job: build, inspect, measure, report; arguments go to `tfslim bench`."""
+    _install(session, "[gpu]")
     session.run("tfslim", "bench", "--setup-engine", *session.posargs)
+
+
+@nox.session
+def micro(session: nox.Session) -> None:
+    """Run the micro-benchmarks with pytest-benchmark, in a minute; arguments go to pytest."""
+    _install(session, "[dev]")
+    session.run("pytest", "benchmarks", *session.posargs)
 
 
 @nox.session

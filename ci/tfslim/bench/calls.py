@@ -76,9 +76,12 @@ def _backend(model: Path | None) -> tuple[Any, str]:
     wanted = getattr(settings, "backend", "tensorflow")
     _say(f"load {path} with backend {wanted}")
     if wanted == "capi":
-        from tfserve_app.capi import CapiBackend  # type: ignore  # noqa: PLC0415
+        # As the service does: NumPy would start a thread for every core, and multiplies nothing.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+        from tfserve_app.capi.backend import CapiBackend  # noqa: PLC0415
+        from tfserve_app.capi.options import SessionOptions  # noqa: PLC0415
 
-        return CapiBackend(path, _say), wanted
+        return CapiBackend(path, _say, SessionOptions.from_env()), wanted
     from tfserve_app.tensorflow_backend import TensorFlowBackend  # noqa: PLC0415
 
     return TensorFlowBackend(path, _say), wanted
