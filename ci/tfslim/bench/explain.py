@@ -7,7 +7,9 @@ without it take turns. The others carry no figure here.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import docker
-from docker.errors import APIError, ContainerError, ImageNotFound
+from docker.errors import APIError, ContainerError, DockerException, ImageNotFound
 from pydantic import BaseModel, ConfigDict
 
 from tfslim.bench.explain_levers import Lever, levers_of
@@ -189,6 +191,7 @@ def _output(
     command: Sequence[str],
     **options: Any,
 ) -> str:
+    name = f"tfslim-explain-{uuid.uuid4().hex[:12]}"
     try:
         said: bytes = client.containers.run(
             image,
@@ -196,7 +199,7 @@ def _output(
             entrypoint=list(entrypoint),
             network_mode="none",
             tmpfs={"/tmp": "exec"},  # noqa: S108 (the container's)
-            remove=True,
+            name=name,
             **options,
         )
     except ContainerError as error:
@@ -206,6 +209,9 @@ def _output(
         ) from error
     except APIError as error:
         raise EngineError(f"{image} cannot be run", why=str(error.explanation or error)) from error
+    finally:
+        with contextlib.suppress(DockerException):
+            client.containers.get(name).remove(force=True, v=True)
     return said.decode(errors="replace")
 
 
