@@ -5,6 +5,7 @@ Every text in here has been through `inert.plain`; the renderers escape for thei
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +30,8 @@ __all__ = [
     "table",
 ]
 
+# A figure begins with a digit or a sign; "–" and words stand where there is none.
+_FIGURE = re.compile(r"[\d+−±~×–]|not a figure|not measured|gone|$")
 Status = Literal["good", "bad", "unsure"]
 
 
@@ -47,12 +50,21 @@ class Table:
     Attributes:
         header: Titles of the columns.
         rows: One text for each column.
-        left: How many columns, from the left, hold names rather than figures.
+        left: How many columns, from the left, hold names, whatever they look like.
     """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     left: int = 1
+
+    @property
+    def figures(self) -> tuple[bool, ...]:
+        """Which columns hold figures, and are set to the right."""
+        columns = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.header)
+        return tuple(
+            number >= self.left and all(_FIGURE.match(cell) for cell in cells)
+            for number, cells in enumerate(columns)
+        )
 
 
 @dataclass(frozen=True)

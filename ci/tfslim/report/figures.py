@@ -22,6 +22,7 @@ MISSING = "–"
 NOT_MEASURED = "not measured"
 NOT_A_FIGURE = "not a figure"  # a record says NaN, infinity, or less than nothing
 _LARGEST = 1e18
+_GROUP = "\u00a0"  # between groups of three digits: a space that no line ends at
 
 
 def size(count_bytes: float | None) -> str:
@@ -39,12 +40,12 @@ def number(value: float | None, decimals: int, unit: str = "") -> str:
         return NOT_MEASURED
     if not math.isfinite(value) or not 0 <= value < _LARGEST:
         return NOT_A_FIGURE
-    return f"{value:,.{decimals}f} {unit}".rstrip().replace(",", " ")
+    return f"{value:,.{decimals}f} {unit}".rstrip().replace(",", _GROUP)
 
 
 def count(value: int) -> str:
-    """Return a count with thin groups of three digits."""
-    return f"{value:,}".replace(",", " ") if 0 <= value < _LARGEST else NOT_A_FIGURE
+    """Return a count in groups of three digits."""
+    return f"{value:,}".replace(",", _GROUP) if 0 <= value < _LARGEST else NOT_A_FIGURE
 
 
 def quantity(value: float | None, unit: str) -> str:

@@ -39,7 +39,7 @@ _GITHUB = (
 _MARKDOWN = re.compile(r"[\\`*\[\]|~!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LINE_START = re.compile(r"^(\d*)([#+\-=]|[.)](?=\s|$))")
 # A number and its unit or mark, which stay on one line.
-_UNIT = re.compile(r"(?<=\d) (?=%|[kMGT]?B\b|m?s\b|samples/s|\?)|(?<=%) (?=[?⚠])")
+_UNIT = re.compile(r"(?<=\d) (?=%|[kMGT]?B\b|m?s\b|samples/s|\?|\[)|(?<=%) (?=[?⚠])")
 
 
 def plain(text: object, limit: int = SHORT) -> str:

@@ -96,7 +96,7 @@ def _block(block: Block) -> str:
 
 
 def _table(table: Table) -> str:
-    rule = ["---" if column < table.left else "---:" for column in range(len(table.header))]
+    rule = ["---:" if figures else "---" for figures in table.figures]
     rows = [[markdown_text(cell) for cell in row] for row in (table.header, *table.rows)]
     rows.insert(1, rule)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -8,8 +8,9 @@ from tfslim.bench.stats import Ratio
 from tfslim.report import figures
 from tfslim.report.blocks import Block, Paragraph, table
 from tfslim.report.budgets import BudgetResult
-from tfslim.report.compare import LayerChange, SubjectChange
+from tfslim.report.compare import LayerChange, MeasureChange, SubjectChange
 from tfslim.report.inert import plain
+from tfslim.report.measures import YARDSTICK
 from tfslim.report.summary import Source
 
 __all__ = ["budgets", "changes"]
@@ -52,14 +53,18 @@ def _subject_changes(subject: SubjectChange) -> Iterator[Block]:
                 plain(f"{m.verdict}: {m.why}" if m.why else m.verdict, 160),
             )
             for m in subject.measures[:40]
+            if _worth_a_row(m)
         ),
     )
+    rest = [plain(m.measure, 60) for m in subject.measures[:40] if not _worth_a_row(m)]
+    if rest:
+        yield Paragraph(f"The same, or only there to compare with: {', '.join(rest)}.")
     layers = [layer for layer in subject.layers if layer.state != "same"]
     same = len(subject.layers) - len(layers)
     if subject.layers:
         yield Paragraph(f"Layers: {same} of {len(subject.layers)} are the same.")
     yield from table(
-        ("layer", "", "pull", "change", "disk", "change"),
+        ("layer", "state", "pull", "change", "disk", "change"),
         (_layer_change(layer) for layer in layers[:_LAYERS]),
         left=2,
     )
@@ -77,7 +82,7 @@ def _subject_changes(subject: SubjectChange) -> Iterator[Block]:
         left=2,
     )
     yield from table(
-        ("library", "", "disk", "change"),
+        ("library", "state", "disk", "change"),
         (
             (plain(item.name, 60), item.state, figures.size(item.disk_bytes),
              figures.change(item.disk_bytes - item.baseline_disk_bytes, "bytes"))
@@ -86,7 +91,7 @@ def _subject_changes(subject: SubjectChange) -> Iterator[Block]:
         left=2,
     )  # fmt: skip
     yield from table(
-        ("rule", "", "removes", "change"),
+        ("rule", "state", "removes", "change"),
         (
             (plain(rule.rule, 60), rule.state, figures.size(rule.removed_bytes),
              figures.change(rule.removed_bytes - rule.baseline_removed_bytes, "bytes"))
@@ -94,6 +99,13 @@ def _subject_changes(subject: SubjectChange) -> Iterator[Block]:
         ),
         left=2,
     )  # fmt: skip
+
+
+def _worth_a_row(item: MeasureChange) -> bool:
+    """True for what changed, may have, or cannot be told; not for stock, the yardstick itself."""
+    if item.verdict == "not compared":
+        return item.subject != YARDSTICK
+    return item.verdict != "same"
 
 
 def _layer_change(layer: LayerChange) -> tuple[str, ...]:
@@ -126,7 +138,7 @@ def _ratio(ratio: Ratio | None, basis: str) -> str:
     if ratio is None:
         return figures.MISSING
     value, low, high = (figures.number(part, 3) for part in (ratio.value, ratio.low, ratio.high))
-    return value if basis == "size" else f"{value} [{low}, {high}]"
+    return value if basis == "size" else f"{value} [{low}–{high}]"
 
 
 def budgets(results: Sequence[BudgetResult]) -> Iterator[Block]:

@@ -76,11 +76,8 @@ def _block(block: Block) -> Iterator[RenderableType]:
 
 def _table(table: Table) -> RichTable:
     made = RichTable(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for number, title in enumerate(table.header):
-        left = number < table.left
-        made.add_column(
-            Text(title), justify="left" if left else "right", overflow="fold", ratio=None
-        )
+    for title, figures in zip(table.header, table.figures, strict=True):
+        made.add_column(Text(title), justify="right" if figures else "left", overflow="fold")
     for row in table.rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
