@@ -1,7 +1,7 @@
 """The service as a process of its own, in front of a backend without TensorFlow.
 
 Started by tests with `python fake_server.py`. A prediction whose first number is above 1000 takes
-that many milliseconds less 1000; `LOAD_SECONDS` is how long the model takes to load.
+that many milliseconds less 1000, and is told in the log as it begins; `LOAD_SECONDS` is how long the model takes to load.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class SlowBackend(FakeBackend):
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         floats = [array for array in inputs.values() if array.dtype.kind == "f" and array.size]
         first = max((float(array.flat[0]) for array in floats), default=0)
-        time.sleep(max(first - 1000, 0) / 1000)
+        if first > 1000:
+            process.log_event("predicting")
+            time.sleep((first - 1000) / 1000)
         return super().predict(signature, inputs)
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tfserve_app.ahead import Ahead
 from tfserve_app.capi import guard
 from tfserve_app.capi.dtypes import (
     NAMES,
@@ -231,19 +229,3 @@ def test_a_model_with_removed_ops_is_refused(monkeypatch: pytest.MonkeyPatch) ->
             assert fake.checked == {"FFT"}
         else:
             guard.refuse_removed_ops(Path("/m"), graph)
-
-
-# --- beginning ahead ---
-
-
-def test_what_begins_ahead_gives_its_result_or_its_error() -> None:
-    release = threading.Event()
-    ahead = Ahead(lambda: release.wait(10))
-    release.set()
-    assert ahead.result() is True
-
-    def fail() -> None:
-        raise ModelLoadError("gone")
-
-    with pytest.raises(ModelLoadError, match="gone"):
-        Ahead(fail).result()

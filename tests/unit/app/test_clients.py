@@ -233,11 +233,11 @@ def test_silent_connections_make_place_for_a_new_one(server: Server) -> None:
 
 def test_answers_do_not_wait_for_acknowledgements() -> None:
     """Nagle's algorithm would hold each body back until its head is acknowledged: 40 ms."""
-    with _listen(Settings(host="127.0.0.1", port=0)) as listener:
-        with socket.create_connection(listener.getsockname()):
-            accepted, _ = listener.accept()
-            with accepted:
-                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    listener = _listen(Settings(host="127.0.0.1", port=0))
+    with listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_beyond_the_queue_503_at_once_and_what_waits_too_long_too() -> None:
@@ -245,7 +245,7 @@ def test_beyond_the_queue_503_at_once_and_what_waits_too_long_too() -> None:
     with serving(**settings) as server, ThreadPoolExecutor() as pool:
         server.wait_for("ready")
         running = pool.submit(server.predict, 2500)
-        time.sleep(0.3)
+        server.wait_for("predicting")
         waiting = pool.submit(server.predict)
         time.sleep(0.3)
         with server.connect() as connection:
