@@ -42,21 +42,22 @@ def main() -> None:
 
 
 def _opener(backend: str, model: Path) -> Callable[[], Backend]:
-    """Return what opens the model.
+    """Return what opens the model; it runs in a thread when the HTTP server answers already.
 
-    The native backend begins at once, in a thread of its own: most of it is not Python, and runs
-    while Python imports the HTTP server.
+    To begin before the HTTP server is imported gains nothing: the loader opens one library at a
+    time, so Python's own extension modules would wait for TensorFlow's.
 
     Raises:
         SettingsError: A value is not what its variable takes.
     """
     if backend == "tensorflow":
         return lambda: _open_tensorflow(model)
-    from tfserve_app.ahead import Ahead  # noqa: PLC0415
     from tfserve_app.capi.options import SessionOptions  # noqa: PLC0415
 
     options = SessionOptions.from_env()
-    return Ahead(lambda: _open_capi(model, options)).result
+    # Without it NumPy starts a thread for every core, for matrices that nobody multiplies here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    return lambda: _open_capi(model, options)
 
 
 def _open_tensorflow(model: Path) -> Backend:
@@ -66,8 +67,6 @@ def _open_tensorflow(model: Path) -> Backend:
 
 
 def _open_capi(model: Path, options: SessionOptions) -> Backend:
-    # Without it NumPy starts a thread for every core, for matrices that nobody multiplies here.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from tfserve_app.capi.backend import CapiBackend  # noqa: PLC0415
 
     return CapiBackend(model, _note, options)
