@@ -62,6 +62,8 @@ class FileCuts(_Data):
         placeholder: What emptied containers hold; None where none is needed.
         host: Offset of the container that stands for all shared ones; it holds the placeholder.
         spans: Code outside containers, in file order.
+        aside: Whole pages that are kept elsewhere (`slim.cold`): they leave the file, and nothing
+            may take their place.
         sections: Indices of sections that are dropped, ascending.
         zstd: Whether movable containers' entries are stored with zstd where that is smaller.
         hidden: Runs of dynamic symbols that nobody outside the file can find any more, ascending.
@@ -71,6 +73,7 @@ class FileCuts(_Data):
     placeholder: Placeholder | None = None
     host: int | None = None
     spans: tuple[Span, ...] = ()
+    aside: tuple[Span, ...] = ()
     sections: tuple[int, ...] = ()
     zstd: bool = False
     hidden: tuple[Run, ...] = ()
@@ -78,4 +81,4 @@ class FileCuts(_Data):
     @property
     def relocates(self) -> bool:
         """True when program headers or relocations change: what a loader reads."""
-        return bool(self.containers or self.spans or self.hidden)
+        return bool(self.containers or self.spans or self.aside or self.hidden)

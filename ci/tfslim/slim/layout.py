@@ -97,7 +97,7 @@ def lay_out(elf: Elf, cuts: FileCuts) -> Layout:
     tables = _tables(elf, cuts, led)
     edited = overlay([Piece(0, elf.loaded_end, 0)], [*edits, *tables.pieces])
     runs = list(_zero_runs(elf, edited))
-    shape = _Shape(elf, _holes(elf, runs), runs)
+    shape = _Shape(elf, _holes(elf, runs), runs, [span.offset for span in cuts.aside])
     tail = _Tail(elf, cuts.sections, shape, tables)
     patches = [*_slots(elf, led), *shape.patches(), *tail.patches()]
     if not cuts.hidden:  # otherwise the new tables have them already
@@ -134,7 +134,7 @@ def _edit(elf: Elf, cuts: FileCuts) -> tuple[list[Piece], dict[int, int]]:
             edits += _filled(
                 container.offset, container.end, _written_at(container.offset, entries)
             )
-    for span in cuts.spans:
+    for span in (*cuts.spans, *cuts.aside):
         edits += _filled(span.offset, span.offset + span.size, [])
     return sorted(edits, key=lambda piece: piece.at), _moves(elf, kept, placed, cuts.host)
 
@@ -362,13 +362,19 @@ class _Shape:
         elf: The original.
         holes: Candidate page runs, ascending.
         runs: All runs of zeros that edits made, ascending.
+        aside: Starts of runs that nothing may be put into.
     """
 
     def __init__(
-        self, elf: Elf, holes: Sequence[tuple[int, int]], runs: Sequence[tuple[int, int]]
+        self,
+        elf: Elf,
+        holes: Sequence[tuple[int, int]],
+        runs: Sequence[tuple[int, int]],
+        aside: Sequence[int],
     ) -> None:
         self._elf = elf
         self._runs = runs
+        self._aside = set(aside)
         self.table_at: int | None = None
         self.holes = tuple(self._reserve_table(list(holes)))
         self._starts = [start for start, _ in self.holes]
@@ -384,22 +390,35 @@ class _Shape:
         """Keep room for the longer program header table at the start of one hole.
 
         The largest hole of memory that stays read-only is preferred: nothing can then write there.
+        A table that was put into a hole before stays where it is if it has room to grow.
         """
         if not holes:
             return []
         need = _up((self._elf.phnum + len(holes)) * SEGMENT_HEADER.size)
+        if self._has_room(need):
+            self.table_at = self._elf.phoff
+            return holes
 
         def worth(hole: tuple[int, int]) -> tuple[bool, int]:
             load = self._elf.load_of(hole[0])
             return load is not None and not load.flags & PF_W, hole[1] - hole[0]
 
-        index = max(range(len(holes)), key=lambda i: worth(holes[i]))
+        free = [index for index, hole in enumerate(holes) if hole[0] not in self._aside]
+        if not free:
+            return []
+        index = max(free, key=lambda i: worth(holes[i]))
         start, end = holes[index]
         if end - start < need + PAGE:
             return []
         self.table_at = start
         holes[index] = (start + need, end)
         return holes
+
+    def _has_room(self, need: int) -> bool:
+        """True when the table has whole pages to itself, with `need` bytes in them."""
+        elf, start = self._elf, self._elf.phoff
+        end = start + elf.phnum * SEGMENT_HEADER.size
+        return not start % PAGE and need <= _up(end - start) and elf.is_zero(end, start + need)
 
     def offset(self, old: int) -> int:
         """Return where a byte of the original lies now; within a hole, where the hole was."""

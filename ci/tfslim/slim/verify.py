@@ -285,7 +285,7 @@ class _Proof:
         for cut in self._cuts.containers:
             address = self._old.to_address(cut.offset) or 0
             yield address, address + self._container(cut.offset).size
-        for span in self._cuts.spans:
+        for span in (*self._cuts.spans, *self._cuts.aside):
             address = self._old.to_address(span.offset) or 0
             yield address, address + span.size
 
@@ -318,7 +318,7 @@ class _Proof:
 
     def _untouched(self, changed: Iterable[Range]) -> Iterator[str]:
         """Every other byte is the same at the same address."""
-        ranges = _merged([*changed, *self._file_header()])
+        ranges = _merged([*changed, *self._file_header(), *self._grown_table()])
         for load in self._old.loads:
             for low, high in _gaps(load.vaddr, load.vaddr + load.filesz, ranges):
                 before = _memory(self._old, low, high)
@@ -330,6 +330,18 @@ class _Proof:
         address = self._old.to_address(0)
         if address is not None:
             yield address, address + FILE_HEADER.size
+
+    def _grown_table(self) -> Iterator[Range]:
+        """Yield the program headers' place, where they grew in it over nothing but zeros."""
+        (start, end), (new_start, new_end) = (
+            (elf.phoff, elf.phoff + elf.phnum * SEGMENT_HEADER.size)
+            for elf in (self._old, self._new)
+        )
+        address = self._old.to_address(start)
+        if address is None or address != self._new.to_address(new_start) or new_end - new_start < end - start:
+            return
+        if self._old.is_zero(end, start + new_end - new_start):
+            yield address, address + new_end - new_start
 
 
 def _is_part(part: Segment, load: Segment) -> bool:

@@ -1,0 +1,61 @@
+"""Find out which host code models run: run them where all of it is brought back on touch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfslim.errors import ServiceError
+from tfslim.parity.job import find_model, staged
+from tfslim.parity.probing import Settings, probe_target
+from tfslim.parity.target import Target
+from tfslim.parity.trees import tree_target
+from tfslim.parity.zoos import zoo_models
+from tfslim.ui import Ui
+
+__all__ = ["touched_pages"]
+
+_LOG = "out/touched.txt"
+_SETTINGS = Settings(seeds=1, backend="auto", env=(("TFSLIM_COLD_LOG", _LOG),))
+
+
+def touched_pages(tree: Path, models: Sequence[str], state: Path, ui: Ui) -> set[int]:
+    """Return the addresses of pages that are touched by starting and by running models.
+
+    Args:
+        tree: Where they run, prepared by `slim.cold.apply`.
+        models: As `tfslim verify` takes them; without any, the zoo, made by the tree itself.
+        state: Folder that keeps the zoo and demonstration models.
+        ui: Shows progress.
+
+    Raises:
+        ServiceError: TensorFlow does not run in the tree any more.
+        ModelError: A model cannot be used.
+    """
+    target = tree_target(str(tree))
+    sources = list(models) or _zoo(target, state, ui)
+    if not sources:
+        return set()
+    found = [find_model(source, state / "models", ui) for source in sources]
+    with staged(found) as job:
+        with ui.step("Looking which code models run") as step:
+            probed = probe_target(target, job, _SETTINGS, step.update, label="touch")
+        log = job.folder / _LOG
+        lines = log.read_text(encoding="ascii").split() if log.is_file() else []
+    died = [why for why in probed.answers.values() if isinstance(why, str)]
+    if died or probed.environment is None or not lines:
+        raise ServiceError(
+            f"{tree} does not run models with its code put aside",
+            why=died[0] if died else probed.tail,
+            way_out="Leave out --host-code cold, and please report this.",
+        )
+    return {int(line, 16) for line in lines}
+
+
+def _zoo(target: Target, state: Path, ui: Ui) -> list[str]:
+    """Return the zoo, or nothing where the tree has no Python TensorFlow to make it with."""
+    try:
+        return zoo_models(target, state / "zoo", ui)
+    except ServiceError:
+        ui.note("the tree makes no models to look at, and none was named: all code starts cold")
+        return []

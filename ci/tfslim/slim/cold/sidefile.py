@@ -1,0 +1,160 @@
+"""The side file: a library's code, the part that models run as it is, the rest compressed.
+
+    header   8 numbers: magic, code's address and bytes, bytes of the library's file, bytes of a
+             chunk, lengths of the two tables, offset of the hot code
+    runs     of cold pages, ascending: address, bytes, bytes of cold code before this run
+    chunks   of the cold code, all runs put together: offset and bytes of a zstd frame
+    frames   one for each chunk, with checksum
+    hot      what lies between the runs, put together, from a whole page on
+
+All numbers are unsigned 64-bit little-endian; addresses are the library's own. runtime.c reads it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Final
+
+import zstandard
+
+from tfslim.slim.elf import PAGE, FormatRefusedError
+
+__all__ = ["PAGE_CHUNK", "Sized", "cold_runs", "read_code", "write"]
+
+_HEADER: Final = struct.Struct("<8s7Q")
+_MAGIC: Final = b"TFSCOLD1"
+_RUN: Final = struct.Struct("<3Q")
+_CHUNK: Final = struct.Struct("<2Q")
+# Larger chunks compress better, and each first touch of one costs more (0.3 ms for these).
+_CHUNK_BYTES: Final = 256 * 1024
+PAGE_CHUNK: Final = PAGE
+"""Bytes of a chunk where every touched page is to be seen by itself."""
+_LEVEL: Final = 9
+_FAST_LEVEL: Final = 1
+_THREADS: Final = 8
+# Cold pages between hot ones that are fewer than these are hot, too: a run costs a mapping.
+_MIN_RUN: Final = 2 * PAGE
+
+Run = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sized:
+    """Bytes of a side file: all of it, the code in it as it is, and the code compressed."""
+
+    total: int
+    hot: int
+    cold: int
+    packed: int
+
+
+def cold_runs(address: int, size: int, hot: Iterable[int]) -> tuple[Run, ...]:
+    """Return the runs of pages that stay cold, as (address, bytes).
+
+    Args:
+        address: Of the code; a whole page.
+        size: Bytes of it; whole pages.
+        hot: Addresses of pages that were touched; others are left out of account.
+    """
+    runs: list[Run] = []
+    at, end = address, address + size
+    for page in [*sorted({page for page in hot if address <= page < end}), end]:
+        if page - at >= _MIN_RUN or (page > at and page == end):
+            runs.append((at, page - at))
+        at = page + PAGE
+    return tuple(runs)
+
+
+def write(
+    place: Path,
+    code: bytes,
+    address: int,
+    runs: Sequence[Run],
+    *,
+    library_size: int,
+    chunk: int = _CHUNK_BYTES,
+) -> Sized:
+    """Write a side file.
+
+    Args:
+        place: The new file.
+        code: The library's code, whole pages of it.
+        address: Where it belongs.
+        runs: Cold pages, from `cold_runs`.
+        library_size: Bytes of the library's file, by which the two know each other.
+        chunk: Bytes of cold code in a chunk.
+    """
+    view = memoryview(code)
+    cold = b"".join(view[at - address : at - address + size] for at, size in runs)
+    hot = [view[start - address : end - address] for start, end in _between(runs, address, code)]
+    level = _FAST_LEVEL if chunk == PAGE_CHUNK else _LEVEL
+    with ThreadPoolExecutor(_THREADS) as threads:
+        frames = list(
+            threads.map(
+                lambda at: _packed(cold[at : at + chunk], level), range(0, len(cold), chunk)
+            )
+        )
+    streams = accumulate((size for _, size in runs), initial=0)
+    at = _HEADER.size + _RUN.size * len(runs) + _CHUNK.size * len(frames)
+    offsets = list(accumulate(map(len, frames), initial=at))
+    hot_at = -(-offsets[-1] // PAGE) * PAGE
+    with place.open("wb") as file:
+        numbers = (address, len(code), library_size, chunk, len(runs), len(frames), hot_at)
+        file.write(_HEADER.pack(_MAGIC, *numbers))
+        file.writelines(_RUN.pack(*run, stream) for run, stream in zip(runs, streams, strict=False))
+        file.writelines(
+            _CHUNK.pack(offset, len(frame)) for offset, frame in zip(offsets, frames, strict=False)
+        )
+        file.writelines(frames)
+        file.seek(hot_at)
+        file.writelines(hot)
+        file.truncate(hot_at + sum(map(len, hot)))
+        total = file.seek(0, 2)
+    return Sized(total, sum(map(len, hot)), len(cold), sum(map(len, frames)))
+
+
+def read_code(place: Path) -> tuple[int, bytes]:
+    """Return the address of the code in a side file, and all of the code.
+
+    Raises:
+        FormatRefusedError: It is damaged, or no side file.
+    """
+    data = place.read_bytes()
+    try:
+        magic, address, size, _, _, count, chunks, hot_at = _HEADER.unpack_from(data)
+        if magic != _MAGIC:
+            raise FormatRefusedError("not a side file")
+        at = _HEADER.size
+        runs = [_RUN.unpack_from(data, at + i * _RUN.size) for i in range(count)]
+        at += count * _RUN.size
+        places = [_CHUNK.unpack_from(data, at + i * _CHUNK.size) for i in range(chunks)]
+        unpack = zstandard.ZstdDecompressor().decompress
+        cold = b"".join(unpack(data[offset : offset + length]) for offset, length in places)
+        code = bytearray(size)
+        for start, length, stream in runs:
+            code[start - address : start - address + length] = cold[stream : stream + length]
+        for start, end in _between([run[:2] for run in runs], address, code):
+            code[start - address : end - address] = data[hot_at : hot_at + end - start]
+            hot_at += end - start
+    except (struct.error, zstandard.ZstdError) as error:
+        raise FormatRefusedError(f"the side file is damaged: {error}") from error
+    if len(code) != size:
+        raise FormatRefusedError("the side file is too short")
+    return address, bytes(code)
+
+
+def _between(runs: Sequence[Run], address: int, code: bytes | bytearray) -> list[Run]:
+    """Return (start, end) of what lies before, between and after runs, where there is anything."""
+    starts = [address, *(at + size for at, size in runs)]
+    ends = [*(at for at, _ in runs), address + len(code)]
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if end > start]
+
+
+def _packed(code: bytes, level: int) -> bytes:
+    # A compressor for each chunk: they are not made for several threads.
+    return zstandard.ZstdCompressor(level=level, write_checksum=True).compress(code)
