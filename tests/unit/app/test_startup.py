@@ -131,6 +131,15 @@ def test_a_taken_port_ends_the_process_with_4(tmp_path: Path) -> None:
     assert f"cannot listen on 127.0.0.1:{port}" in error_lines(done)[0]
 
 
+def test_the_collector_rests_while_the_model_loads(tmp_path: Path) -> None:
+    (tmp_path / "tensorflow.py").write_text(
+        "import gc; raise ImportError(f'the collector is on: {gc.isenabled()}')"
+    )
+    model = saved_model(tmp_path / "model")
+    done = run({"TFSLIM_MODEL_PATH": str(model), "PYTHONPATH": f"{tmp_path}:{APP}"})
+    assert "the collector is on: False" in done.stderr
+
+
 # --- alive while loading; stopping ---
 
 _SLOW_TENSORFLOW = "import time; time.sleep(60)"
