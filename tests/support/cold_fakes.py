@@ -164,6 +164,9 @@ class FakeDocker:
     def api(self) -> FakeDocker:
         return self
 
+    def info(self) -> dict[str, Any]:
+        return {"Runtimes": {"nvidia": {}}}
+
     def create(self, image: str, **options: Any) -> FakeContainer:
         self.get(image)
         self.created.append(FakeContainer(self, image, options))

@@ -16,8 +16,8 @@ import docker
 import httpx
 from docker.errors import APIError, DockerException, ImageNotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest
 
+from tfslim.engine.gpu_request import gpu_options
 from tfslim.errors import EngineError, InputError, ServiceError
 
 __all__ = [
@@ -215,7 +215,7 @@ def status(http: httpx.Client, path: str) -> int | None:
 def _create(client: docker.DockerClient, spec: Spec, port: str | None) -> Container:
     options: dict[str, Any] = {"volumes": {}, "environment": {"TF_CPP_MIN_LOG_LEVEL": "2"}}
     if spec.gpu:
-        options["device_requests"] = [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+        options |= gpu_options(client)
     if spec.model is not None:
         options["volumes"][str(spec.model.resolve())] = {"bind": "/model", "mode": "ro"}
     if spec.jit is not None:
