@@ -1,7 +1,7 @@
 """The service as a process of its own, in front of a backend without TensorFlow.
 
 Started by tests with `python fake_server.py`. A prediction whose first number is above 1000 takes
-that many milliseconds less 1000, and is told in the log as it begins; `LOAD_SECONDS` is how long the
+that many milliseconds less 1000, and is told in the log as it begins. `LOAD_SECONDS`: how long the
 model takes to load.
 """
 
