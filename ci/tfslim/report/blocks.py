@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 # A figure begins with a digit or a sign; "–" and words stand where there is none.
-_FIGURE = re.compile(r"[\d+−±~×–]|not a figure|not measured|gone|$")
+_FIGURE = re.compile(r"[\d+−±~×–≤]|not a figure|not measured|gone|$")
 Status = Literal["good", "bad", "unsure"]
 
 

@@ -80,8 +80,7 @@ def percent(ratio: float | None) -> str:
     if ratio >= 10:
         return f"×{ratio:.0f}" if ratio < 1e6 else "×10⁶ and more"
     value = (ratio - 1) * 100
-    if value == 0:
-        return "±0 %"
-    decimals = 1 if abs(value) < 10 else 0
+    decimals = 1 if abs(value) < 9.95 else 0
     shown = f"{abs(value):.{decimals}f}"
-    return ("−" if value < 0 else "+") + shown + " %"
+    sign = "±" if float(shown) == 0 else "−" if value < 0 else "+"
+    return f"{sign}{shown} %"

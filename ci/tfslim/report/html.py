@@ -8,17 +8,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tfslim.report import plots
-from tfslim.report.blocks import Chart, Facts, Paragraph, Report, Table
+from tfslim.report.blocks import Chart, Facts, Paragraph, Report, Status, Table
 from tfslim.report.inert import keep_together
-from tfslim.report.markdown import SIGNS
 
 __all__ = ["html"]
+
+# Signs that every font has; a comment's are pictures.
+_SIGNS: dict[Status, str] = {"good": "✓", "bad": "✗", "unsure": "?"}
 
 
 def html(report: Report) -> str:
     """Return the page. Everything in it is escaped but the pictures, which `plots` draws."""
     return _environment().get_template("report.html.j2").render(
-        report=report, sign=SIGNS[report.status], kind=_kind, picture=_picture
+        report=report, sign=_SIGNS[report.status], kind=_kind, picture=_picture
     ) + "\n"  # fmt: skip
 
 

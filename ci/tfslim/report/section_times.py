@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from tfslim.bench.results import COLD_START_PHASES, ColdStarts, HttpRun, InProcessRun
 from tfslim.bench.run import Measurement
-from tfslim.bench.stats import percentile, summarize
+from tfslim.bench.stats import Quantile, percentile, quantile, samples_needed, summarize
 from tfslim.report import charts, figures
 from tfslim.report.blocks import Block, Chart, Paragraph, table
 from tfslim.report.inert import plain
@@ -100,17 +100,40 @@ def _outside(measurements: Sequence[Measurement]) -> Iterator[Block]:
 
 def loads(part: RunRecord) -> Iterator[Block]:
     """Yield throughput and latency of every kind of load."""
-    chart: Chart | None = charts.latency_curves(part)
-    if chart is None:
-        return
+    chart = charts.latency_curves(part)
+    if chart is not None:
+        yield from _latency(part, chart)
+    yield from table(
+        ("image", "MLPerf scenario", "valid", "figures", "not as MLPerf runs it"),
+        (
+            (
+                plain(run.subject, 40),
+                f"{run.scenario}, {plain(run.device, 30)}",
+                "yes" if run.valid else "no",
+                plain(", ".join(f"{k} {v:g}" for k, v in run.figures.items()), 160),
+                plain("; ".join(run.settings) or figures.MISSING, 160),
+            )
+            for run in part.loadgen[:40]
+        ),
+        left=5,
+    )
+
+
+def _latency(part: RunRecord, chart: Chart) -> Iterator[Block]:
+    """Yield the distribution of latencies, then a row for each load."""
     yield chart
     yield Paragraph(
-        "Latency in milliseconds, all launches together. A percentile is given where at least ten "
-        "requests lie beyond it."
+        "Latency in milliseconds, all launches together. p90 and p99: of the sample where it is as "
+        f"large as MLPerf asks for ({figures.count(samples_needed(0.9))} and "
+        f"{figures.count(samples_needed(0.99))} requests); ≤: of a smaller one, a bound that holds "
+        "with 99 % confidence (early stopping); –: too few for that."
     )
     rows = [*_http_rows(part.http), *_measured_rows(part.measurements)]
     shares = ("samples/s", "p50", "p90", "p99")
     yield from table(("image", "load", "requests", *shares, "failed"), rows[:60], left=2)
+    limits = dict.fromkeys(f"{r.subject}: {r.limited_by}" for r in part.http if r.limited_by)
+    for limit in list(limits)[:_TOP]:
+        yield Paragraph(plain(limit, _SENTENCE), strong="Limited by the load generator")
     calls = list(_call_rows(part.in_process))[:60]
     header = ("image", "in process", "calls", *shares, "first call", "GPU")
     yield from table(header, calls, left=2)
@@ -172,12 +195,17 @@ def _latencies(seconds: Sequence[float], rates: Sequence[float]) -> tuple[str, .
     return (
         figures.count(len(seconds)),
         figures.number(rate.median, 1) if rate else figures.MISSING,
-        *(_milliseconds(percentile(seconds, share)) for share in (0.5, 0.9, 0.99)),
+        _milliseconds(percentile(seconds, 0.5)),
+        *(_bounded(quantile(seconds, share)) for share in (0.9, 0.99)),
     )
 
 
 def _milliseconds(seconds: float | None) -> str:
     return figures.MISSING if seconds is None else figures.number(seconds * 1000, 1)
+
+
+def _bounded(found: Quantile) -> str:
+    return ("≤ " if found.kind == "bound" else "") + _milliseconds(found.value)
 
 
 def _middle(values: Iterable[float], *, spread: bool = False) -> str:

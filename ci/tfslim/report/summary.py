@@ -37,6 +37,10 @@ _CACHES = {
     "cold-jit": "cold JIT",
     "warm-jit": "warm JIT",
 }
+_BESIDE_STOCK = (
+    " Beside stock: the change of the ratio to stock of the same run, which a machine that is"
+    " busier today leaves alone."
+)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class Source:
     @property
     def baseline(self) -> str:
         """Name of the baseline."""
-        return plain(self.comparison.baseline.source, 60) if self.comparison else ""
+        if self.comparison is None:
+            return ""
+        return plain(self.comparison.baseline.source.removesuffix("/report.json"), 60)
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,7 @@ def notes(source: Source) -> tuple[str, ...]:
         "system; cold start: from asking for a container to its first answer, median; page cache "
         "as it was where nothing else is said.",
         f"In brackets: the change against {against}; ? where the samples cannot tell it from none, "
-        "⚠ where it is worse than its threshold."
-        + (" Percentages of times are beside what stock did." if source.compared else ""),
+        "⚠ where it is worse than its threshold." + _BESIDE_STOCK * source.compared,
     ]
     rates = sorted({row.rate for row in islice(_rows(source), MOST_ROWS) if row.rate})
     if rates:
@@ -237,7 +242,7 @@ def delta(item: MeasureChange) -> str:
     ratio = item.adjusted if item.basis == "stock" else item.ratio
     shown = figures.change(item.delta, item.unit)
     share = "" if ratio is None else f", {figures.percent(ratio.value)}"
-    return shown + share
+    return shown + share + (" beside stock" if item.basis == "stock" else "")
 
 
 _Cell = Callable[[_Row], str]
