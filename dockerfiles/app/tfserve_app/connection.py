@@ -53,10 +53,14 @@ class Connection(HttpToolsProtocol):
         self._unsent_cycle: object = None
 
     @property
-    def waits(self) -> bool:
-        """Whether the next step is the client's: it has sent no whole request."""
-        idle = self.cycle is None or self.cycle.response_complete
-        return idle or self._begun is not None
+    def may_go(self) -> bool:
+        """Whether the next step is the client's: it has sent no whole request; open as yet."""
+        return (self._idle or self._begun is not None) and not self.transport.is_closing()
+
+    @property
+    def _idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, the place of a silent one, or say that there is none."""
@@ -65,7 +69,7 @@ class Connection(HttpToolsProtocol):
             return
         others = [other for other in self.connections if other is not self]
         silent = min(
-            (other for other in others if isinstance(other, Connection) and other.waits),
+            (other for other in others if isinstance(other, Connection) and other.may_go),
             key=lambda other: other._heard,
             default=None,
         )
@@ -122,18 +126,21 @@ class Connection(HttpToolsProtocol):
         """
         if self._begun is not None and not self.transport.is_closing():
             late = now - self._begun - self._settings.read_seconds
-            if late > 0 and self._in_head:
+            if not self._in_head and late > _PATIENCE_SECONDS:
+                self.transport.abort()
+            elif self._in_head and late > 0 and self._idle:
                 text = "the request's head took longer than READ_SECONDS"
                 self._refuse(HTTPStatus.REQUEST_TIMEOUT, text)
-            elif late > _PATIENCE_SECONDS:
-                self.transport.abort()
         if not self.transport.get_write_buffer_size() or self.cycle is not self._unsent_cycle:
             self._unsent_since, self._unsent_cycle = now, self.cycle
         elif now - self._unsent_since > self._settings.write_seconds:
             self.transport.abort()
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Answer for the application, and close."""
+        """Answer for the application, and close; in the middle of an answer just close."""
+        if not self._idle:
+            self.transport.abort()
+            return
         body = json.dumps({"error": message}).encode()
         head = [
             f"HTTP/1.1 {status.value} {status.phrase}",

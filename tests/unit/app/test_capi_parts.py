@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -229,3 +230,31 @@ def test_a_model_with_removed_ops_is_refused(monkeypatch: pytest.MonkeyPatch) ->
             assert fake.checked == {"FFT"}
         else:
             guard.refuse_removed_ops(Path("/m"), graph)
+
+
+def test_the_real_guard_takes_ops_by_name(tmp_path: Path) -> None:
+    """The files that `tfslim slim` puts into a slim environment, in an interpreter of its own."""
+    for file in (APP.parents[1] / "ci/tfslim/slim/guard/site").glob("*.py"):
+        shutil.copy(file, tmp_path)
+    known = {"ops": {"no-cufft": ["*FFT*"]}, "rules": {"no-cufft": {"keep": "cufft"}}}
+    (tmp_path / "_tfslim.json").write_text(json.dumps(known))
+    script = (
+        "from pathlib import Path\n"
+        "from tfserve_app.capi.guard import refuse_removed_ops\n"
+        "from tfserve_app.capi.metagraph import MetaGraph\n"
+        "from tfserve_app.capi.wire import Message\n"
+        "import sys\n"
+        "refuse_removed_ops(Path('/m'), MetaGraph(Message(bytes.fromhex(sys.argv[1]))))\n"
+    )
+    for op, expected in ((b"RFFT2D", 1), (b"MatMul", 0)):
+        node = encode_bytes(2, encode_bytes(1, encode_bytes(2, op)))
+        done = subprocess.run(
+            [sys.executable, "-c", script, node.hex()],
+            env={**os.environ, "PYTHONPATH": f"{tmp_path}:{APP}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == expected, done.stderr
+        assert ("the model needs the op RFFT2D" in done.stderr) == bool(expected)
+        assert ("--keep cufft" in done.stderr) == bool(expected)

@@ -215,6 +215,16 @@ def test_pipelined_requests_are_answered_in_order_and_their_number_is_bounded(
         assert len(read_all(connection)) < 1_000_000
 
 
+def test_the_beginning_of_a_next_request_does_not_end_the_answer_before(server: Server) -> None:
+    body = b'{"inputs":[[3500,1]]}'
+    first = b"POST /predict HTTP/1.1\r\nhost: t\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    with server.connect() as connection:
+        connection.sendall(first + b"GET /hea")
+        answer = read_all(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"HTTP/1.1 408 " in answer
+
+
 def test_silent_connections_make_place_for_a_new_one(server: Server) -> None:
     with serving(MAX_CONNECTIONS="4") as small:
         small.wait_for("ready")
