@@ -207,7 +207,7 @@ def _throughput(row: _Row) -> str:
 def _gpu(row: _Row) -> str:
     """Return the GPU code in an image, and the device it ran on."""
     devices = sorted({plain(item.device, 40) for item in row.measured if item.device})
-    ran = ", ".join(devices) or figures.NOT_MEASURED
+    ran = f"ran on {', '.join(devices)}" if devices else figures.NOT_MEASURED
     if row.size is None or row.size.gpu is None:
         return ran
     return f"{figures.size(row.size.gpu.total_bytes)} code; {ran}"

@@ -29,6 +29,8 @@ def verdict(source: Source) -> tuple[Status, str, tuple[str, ...]]:
     if unsure:
         return "unsure", unsure[0], tuple(unsure[1:])
     parts = [_budgets_kept(source), _news(source)]
+    if not (source.budgets or source.record.budgets):
+        parts.reverse()
     return "good", "; ".join(part for part in parts if part) or "measured", ()
 
 
