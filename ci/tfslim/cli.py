@@ -277,6 +277,14 @@ _trace_input_option = click.option(
 )
 @click.option("--level", type=int, help="Of the compression; by default 10 for zstd, 6 for gzip.")
 @click.option(
+    "--host-code",
+    type=click.Choice(get_args(cli_slim.HostCode)),
+    default="whole",
+    show_default=True,
+    help="cold: TensorFlow's code that models rarely run lies compressed beside it, and comes back "
+    "when it is touched. Needs a C compiler and libzstd-dev here.",
+)
+@click.option(
     "--gate/--no-gate",
     default=True,
     show_default=True,
@@ -315,7 +323,7 @@ def slim_verb(
     result = cli_slim.perform(request, client, common.ui)
     lines = [*(result.plan.explain() if explain else []), *cli_slim.summary(result)]
     common.show(result.model_dump(mode="json"), "\n".join(lines))
-    error = result.outcome.error()
+    error = result.error()
     if error is not None:
         raise error
 

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict
 
 from tfslim import cli_trace, cli_verify
-from tfslim.errors import ConfigError
+from tfslim.errors import ConfigError, SlimError, TfslimError
 from tfslim.images.inspect import source_kind
 from tfslim.images.rewrite import Rewriting, Rewritten
 from tfslim.images.slim_image import plan_image, slim_image
 from tfslim.parity import gate
+from tfslim.parity.touching import touched_pages
 from tfslim.parity.tracing import trace_models
 from tfslim.parity.verdict import Verdict
 from tfslim.slim import plan as plans
 from tfslim.slim import trace as traces
 from tfslim.slim.apply import Outcome, apply_plan
 from tfslim.slim.archs import parse_targets
+from tfslim.slim.cold.apply import ColdCode, put_aside
 from tfslim.slim.plan import Plan
 from tfslim.slim.planning import make_plan
 from tfslim.slim.rules import Margin, Policy, make_policy
@@ -32,7 +34,10 @@ from tfslim.ui import Ui, human_bytes
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["Request", "Result", "dockerfile_stage", "dry_run", "perform", "summary"]
+__all__ = ["HostCode", "Request", "Result", "dockerfile_stage", "dry_run", "perform", "summary"]
+
+HostCode = Literal["whole", "cold"]
+_STATE = Path(".tfslim")
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,8 @@ class Request:
         in_place: Change the folder itself.
         compression: Of an image's rewritten layers.
         level: Of that compression; None takes its default.
+        host_code: cold: keep the host code that models rarely run compressed, and bring it back
+            when it is touched.
         gate: Compare an image of the engine with what it became, and take that back if it answers
             differently.
     """
@@ -78,6 +85,7 @@ class Request:
     in_place: bool = False
     compression: Literal["zstd", "gzip"] = "zstd"
     level: int | None = None
+    host_code: HostCode = "whole"
     gate: bool = True
 
     def policy(self, trace: Trace | None = None) -> Policy:
@@ -103,7 +111,7 @@ class Request:
             TfslimError: See `tracing.trace_models`, `trace.load` and `trace.merge`.
         """
         found = [traces.load(place) for place in self.traces]
-        if self.models or self.trace_inputs:
+        if self.trace_inputs or (self.models and not self.models_run_only):
             # A wrong option is told before minutes are spent.
             self.policy(Trace(ops=frozenset(), opened=frozenset()))
             wanted = cli_trace.request(
@@ -116,6 +124,11 @@ class Request:
         if self.save_trace is not None:
             trace.save(self.save_trace)
         return trace
+
+    @property
+    def models_run_only(self) -> bool:
+        """True where models are given only to see which host code they run."""
+        return self.host_code == "cold" and self.profile != "workload"
 
     @property
     def is_tree(self) -> bool:
@@ -134,7 +147,15 @@ class Result(BaseModel):
     plan: Plan
     outcome: Outcome
     image: Rewritten | None
+    host_code: tuple[ColdCode, ...] = ()
     gate: Verdict | str
+
+    def error(self) -> TfslimError | None:
+        """Return what the run ends with: files or code that had to be left as they were."""
+        refused = [f"{item.path}: {item.restored}" for item in self.host_code if item.restored]
+        if refused and self.outcome.error() is None:
+            return SlimError("host code could not be put aside", why="\n".join(refused))
+        return self.outcome.error()
 
 
 def dry_run(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Plan:
@@ -169,7 +190,8 @@ def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Res
         why = f"compare them with `tfslim verify {tree} {request.output}`"
         if request.output is None:
             why = "changed in place: there is nothing left to compare with"
-        return Result(plan=plan, outcome=outcome, image=None, gate=why)
+        aside = put_host_code_aside(request, request.output or tree, ui)
+        return Result(plan=plan, outcome=outcome, image=None, host_code=aside, gate=why)
     if not request.tag or request.in_place:
         raise ConfigError(
             "an image is slimmed into a new one: name it with --tag",
@@ -186,10 +208,33 @@ def perform(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Res
         ),
         what=saved or request.policy(request.trace(client, ui)),
         client=client,
+        then=lambda tree: put_host_code_aside(request, tree, ui),
         ui=ui,
     )
     compared = why_no_gate(request, done.plan) or _gate(request, request.tag, client, ui)
-    return Result(plan=done.plan, outcome=done.outcome, image=done.rewritten, gate=compared)
+    return Result(
+        plan=done.plan,
+        outcome=done.outcome,
+        image=done.rewritten,
+        host_code=done.host_code,
+        gate=compared,
+    )
+
+
+def put_host_code_aside(request: Request, tree: Path, ui: Ui) -> tuple[ColdCode, ...]:
+    """Put host code of a slim tree aside where that was asked for.
+
+    Raises:
+        TfslimError: See `cold.apply.put_aside` and `touching.touched_pages`.
+    """
+    if request.host_code == "whole":
+        return ()
+    zoo = request.profile != "workload"
+
+    def run() -> set[int]:
+        return touched_pages(tree, request.models, _STATE, ui, zoo=zoo)
+
+    return tuple(put_aside(tree, run, ui))
 
 
 def why_no_gate(request: Request, plan: Plan) -> str:
@@ -250,8 +295,17 @@ def summary(result: Result) -> list[str]:
     )
     if plan.unexplained_bytes:
         lines.append(f"unexplained: {human_bytes(plan.unexplained_bytes)}, left alone (--explain)")
+    lines += [_aside(item) for item in result.host_code if not item.restored]
     lines.append(f"answers: {_answers(result.gate)}")
     return lines
+
+
+def _aside(item: ColdCode) -> str:
+    sizes = (item.before, item.after + item.side, item.hot, item.cold, item.packed)
+    before, after, hot, cold, packed = map(human_bytes, sizes)
+    return (
+        f"{item.path}: {before} → {after}; code that models run {hot}, the rest {cold} in {packed}"
+    )
 
 
 def _answers(compared: Verdict | str) -> str:
@@ -285,6 +339,8 @@ def dockerfile_stage(request: Request) -> str:
         options += " --keep-ptx" if request.keep_ptx else " --no-keep-ptx"
     options += "".join(f" --keep {word}" for word in request.keep)
     options += "".join(f" --also {word}" for word in request.also)
+    if request.host_code != "whole":
+        options += f" --host-code {request.host_code}"
     mounts = ""
     for number, place in enumerate(request.traces):
         mounts += f"    --mount=type=bind,source={place},target=/tmp/trace-{number}.json \\\n"

@@ -11,6 +11,7 @@ from tfslim import __version__
 from tfslim.images.opened import unpacked_image
 from tfslim.images.rewrite import Rewriting, Rewritten, rewrite_image
 from tfslim.slim.apply import Outcome, apply_plan
+from tfslim.slim.cold.apply import ColdCode
 from tfslim.slim.plan import Plan
 from tfslim.slim.planning import make_plan
 from tfslim.slim.rules import Policy
@@ -31,6 +32,8 @@ _VERSION_LABEL = "io.tfslim.version"
 class SlimmedImage:
     """What was planned, what came of it file by file, and the image it became.
 
+    `host_code` is what became of libraries whose code was put aside.
+
     `outcome.error()` is what to end with: files that failed their proof are in the new image as
     they were in the old one.
     """
@@ -38,6 +41,7 @@ class SlimmedImage:
     plan: Plan
     outcome: Outcome
     rewritten: Rewritten
+    host_code: tuple[ColdCode, ...] = ()
 
 
 def plan_image(
@@ -70,6 +74,7 @@ def slim_image(
     *,
     what: Policy | Plan,
     client: Callable[[], DockerClient],
+    then: Callable[[Path], tuple[ColdCode, ...]] | None = None,
     ui: Ui | None = None,
 ) -> SlimmedImage:
     """Make a slim image from an image.
@@ -80,20 +85,22 @@ def slim_image(
             added to its own.
         what: What may go; or a plan saved earlier for the same image.
         client: Gives the engine, where one is needed.
+        then: Puts host code of the slim tree aside.
         ui: Shows progress.
 
     Raises:
         TfslimError: See `rewrite.rewrite_image`, `planning.make_plan` and `apply.apply_plan`.
     """
 
-    def edit(tree: Path) -> tuple[Plan, Outcome]:
+    def edit(tree: Path) -> tuple[Plan, Outcome, tuple[ColdCode, ...]]:
         made = what if isinstance(what, Plan) else make_plan(tree, what, ui=ui)
-        return made, apply_plan(made, tree, ui=ui)
+        outcome = apply_plan(made, tree, ui=ui)
+        return made, outcome, then(tree) if then else ()
 
-    rewritten, (made, outcome) = rewrite_image(
+    rewritten, (made, outcome, host_code) = rewrite_image(
         source, edit, how, labels=lambda done: _labels(done[0]), client=client, ui=ui
     )
-    return SlimmedImage(made, outcome, rewritten)
+    return SlimmedImage(made, outcome, rewritten, host_code)
 
 
 def _labels(plan: Plan) -> dict[str, str]:

@@ -19,22 +19,24 @@ _LOG = "out/touched.txt"
 _SETTINGS = Settings(seeds=1, backend="auto", env=(("TFSLIM_COLD_LOG", _LOG),))
 
 
-def touched_pages(tree: Path, models: Sequence[str], state: Path, ui: Ui) -> set[int]:
+def touched_pages(tree: Path, models: Sequence[str], state: Path, ui: Ui, *, zoo: bool) -> set[int]:
     """Return the addresses of pages that are touched by starting and by running models.
 
     Args:
         tree: Where they run, prepared by `slim.cold.apply`.
-        models: As `tfslim verify` takes them; without any, the zoo, made by the tree itself.
+        models: As `tfslim verify` takes them.
         state: Folder that keeps the zoo and demonstration models.
         ui: Shows progress.
+        zoo: Run the zoo, too, where the tree can make it.
 
     Raises:
         ServiceError: TensorFlow does not run in the tree any more.
         ModelError: A model cannot be used.
     """
     target = tree_target(str(tree))
-    sources = list(models) or _zoo(target, state, ui)
+    sources = [*models, *(_zoo(target, state, ui) if zoo else [])]
     if not sources:
+        ui.note("there is no model to look at: all host code starts cold")
         return set()
     found = [find_model(source, state / "models", ui) for source in sources]
     with staged(found) as job:
@@ -57,5 +59,4 @@ def _zoo(target: Target, state: Path, ui: Ui) -> list[str]:
     try:
         return zoo_models(target, state / "zoo", ui)
     except ServiceError:
-        ui.note("the tree makes no models to look at, and none was named: all code starts cold")
         return []

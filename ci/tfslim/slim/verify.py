@@ -338,10 +338,11 @@ class _Proof:
             for elf in (self._old, self._new)
         )
         address = self._old.to_address(start)
-        if address is None or address != self._new.to_address(new_start) or new_end - new_start < end - start:
+        size = new_end - new_start
+        if address is None or address != self._new.to_address(new_start) or size < end - start:
             return
-        if self._old.is_zero(end, start + new_end - new_start):
-            yield address, address + new_end - new_start
+        if self._old.is_zero(end, start + size):
+            yield address, address + size
 
 
 def _is_part(part: Segment, load: Segment) -> bool:
