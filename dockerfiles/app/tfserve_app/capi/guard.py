@@ -6,6 +6,7 @@ models that need what is gone. Nothing imports tensorflow here, so both are aske
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from tfserve_app.capi.metagraph import MetaGraph
 from tfserve_app.errors import ModelLoadError
 
 __all__ = ["refuse_gpu", "refuse_removed_ops"]
+
+# What the guard calls by a name of its own, and what a graph has in its place. Keras, which Python
+# needs to load a model with its optimizer, nobody needs here.
+_MARKS = {"@xla": "_XlaMustCompile", "@keras-rnn": "api_implements"}
 
 
 def refuse_gpu() -> None:
@@ -36,14 +41,21 @@ def refuse_removed_ops(path: Path, graph: MetaGraph) -> None:
         WireError: Its graph cannot be read.
     """
     guard = _guard()
-    if guard is None or not guard.data()["ops"]:
-        return  # the whole graph is read only where there is something to look for
+    patterns = [] if guard is None else [p for one in guard.data()["ops"].values() for p in one]
+    # The whole graph is read only where there is something to find.
+    if not graph.mentions(map(_part, patterns)):
+        return
     import _tfslim  # type: ignore[import-not-found]  # noqa: PLC0415
 
     try:
         _tfslim.check_model(graph.op_types())
     except RuntimeError as error:
         raise ModelLoadError(f"{path}: {error}") from error
+
+
+def _part(pattern: str) -> str:
+    """Return what a graph has somewhere in it if it has an op that a pattern fits."""
+    return _MARKS.get(pattern) or max(re.split(r"[*?\[\]]", pattern), key=len)
 
 
 def _guard() -> Any:

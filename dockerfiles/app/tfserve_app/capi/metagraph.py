@@ -7,13 +7,14 @@ tensorflow/core/framework/graph.proto, node_def.proto, function.proto and attr_v
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tfserve_app.backend import TensorSpec
 from tfserve_app.capi.dtypes import NAMES, plain_number
-from tfserve_app.capi.wire import Message, WireError
+from tfserve_app.capi.wire import Message, Value, WireError
 
 __all__ = ["Endpoint", "Entry", "MetaGraph", "UnsupportedSignatureError", "read_meta_graphs"]
 
@@ -95,6 +96,11 @@ class MetaGraph:
         graph = self._message.message(2)
         return set() if graph is None else _op_types(graph)
 
+    def mentions(self, names: Iterable[str]) -> bool:
+        """Return whether any of these names is somewhere in its bytes: quick, and never misses."""
+        wanted = [re.escape(name.encode()) for name in names]
+        return bool(wanted) and re.search(b"|".join(wanted), self._message.data) is not None
+
     def _signatures(self) -> Iterator[tuple[str, Message]]:
         return ((name, one) for name, one in self._message.map(5) if name not in _LOADERS_OWN)
 
@@ -168,30 +174,58 @@ def _op_types(graph: Message) -> set[str]:
     }
     todo, seen, ops = [graph.messages(1)], set[str](), set[str]()
     while todo:
-        for node in todo.pop():
-            op, attributes = node.text(2), dict(node.map(5))
-            if op not in functions:
-                ops.add(op)
-            ops |= _marks(attributes)
-            for name in {op, *_called(attributes)} & functions.keys() - seen:
+        for node in map(_node, todo.pop()):
+            ops |= node.marks if node.op in functions else {node.op, *node.marks}
+            for name in {node.op, *node.calls} & functions.keys() - seen:
                 seen.add(name)
                 function = functions[name]
-                ops |= _marks(dict(function.map(5)))
+                ops |= _node(function).marks
                 todo.append(function.messages(3))
     return ops
 
 
-def _marks(attributes: Mapping[str, Message]) -> set[str]:
-    compiled = attributes.get("_XlaMustCompile")
-    marks = {"@xla"} if compiled is not None and compiled.number(5) else set()
-    return marks | ({"@keras-rnn"} if "api_implements" in attributes else set())
+@dataclass(frozen=True)
+class _Node:
+    """A NodeDef's type, the functions it names, and what `op_types` adds for its attributes."""
+
+    op: str
+    calls: tuple[str, ...]
+    marks: frozenset[str]
 
 
-def _called(attributes: Mapping[str, Message]) -> Iterator[str]:
-    """Yield the functions that a node's attributes name: `func` (10), and `func` (9) of `list`."""
-    for value in attributes.values():
-        for function in value.messages(10):
+def _node(message: Message) -> _Node:
+    """Read a NodeDef in one pass; of a FunctionDef its attributes, which have the same number."""
+    op, calls, marks = "", list[str](), set[str]()
+    for number, value in message.fields():
+        if isinstance(value, int):
+            continue
+        if number == 2:
+            op = bytes(value).decode(errors="replace")
+        elif number == 5:
+            attribute = dict(Message(value).fields())
+            calls += _calls(attribute.get(2))
+            marks |= _marks(attribute.get(1), attribute.get(2))
+    return _Node(op, tuple(calls), frozenset(marks))
+
+
+def _marks(key: Value | None, value: Value | None) -> set[str]:
+    name = bytes(key) if isinstance(key, memoryview) else b""
+    if name == b"api_implements":
+        return {"@keras-rnn"}
+    if name == b"_XlaMustCompile" and isinstance(value, memoryview) and Message(value).number(5):
+        return {"@xla"}
+    return set()
+
+
+def _calls(value: Value | None) -> Iterator[str]:
+    """Yield the functions that an AttrValue names: `func` (10), and `func` (9) of a `list` (1).
+
+    It has one field, so its first byte tells whether it is one of these.
+    """
+    if not isinstance(value, memoryview) or bytes(value[:1]) not in (b"\x52", b"\x0a"):
+        return
+    for function in Message(value).messages(10):
+        yield function.text(1)
+    for several in Message(value).messages(1):
+        for function in several.messages(9):
             yield function.text(1)
-        for several in value.messages(1):
-            for function in several.messages(9):
-                yield function.text(1)

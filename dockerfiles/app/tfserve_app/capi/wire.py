@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 __all__ = [
     "Message",
+    "Value",
     "WireError",
     "encode_bool",
     "encode_bytes",
@@ -43,13 +44,15 @@ class Message:
     """
 
     def __init__(self, data: bytes | memoryview) -> None:
-        self._data = memoryview(data)
+        self.data = memoryview(data)
 
     def fields(self) -> Iterator[tuple[int, Value]]:
         """Yield each field's number and value, in order."""
-        data, end, at = self._data, len(self._data), 0
+        data, end, at = self.data, len(self.data), 0
         while at < end:
-            tag, at = _varint(data, at)
+            tag, at = data[at], at + 1
+            if tag > 0x7F:  # most tags and sizes are one byte, and a graph has many thousands
+                tag, at = _varint(data, at - 1)
             number, kind = tag >> 3, tag & 7
             if number == 0 or number >= 1 << 29:
                 raise WireError(f"field number {number} at byte {at}")
@@ -59,7 +62,8 @@ class Message:
                 continue
             size = _FIXED_BYTES.get(kind, -1)
             if kind == _LENGTH:
-                size, at = _varint(data, at)
+                size = data[at] if at < end else 0x80
+                size, at = (size, at + 1) if size < 0x80 else _varint(data, at)
             if size < 0:
                 raise WireError(f"field {number} has the unknown wire type {kind}")
             if size > end - at:
