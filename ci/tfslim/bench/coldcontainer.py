@@ -152,8 +152,9 @@ class Running:
 @contextmanager
 def started(client: docker.DockerClient, spec: Spec, port: str | None) -> Iterator[Running]:
     """Create and start a container whose output is followed; remove it in any case."""
+    options = _options(client, spec, port)
     asked = time.monotonic()
-    container = _create(client, spec, port)
+    container = _create(client, spec.image, options)
     try:
         # Before the start, so that not one line is missed or late.
         chunks = container.attach(stream=True, stdout=True, stderr=True, logs=False)
@@ -212,30 +213,34 @@ def status(http: httpx.Client, path: str) -> int | None:
         return None
 
 
-def _create(client: docker.DockerClient, spec: Spec, port: str | None) -> Container:
-    options: dict[str, Any] = {"volumes": {}, "environment": {"TF_CPP_MIN_LOG_LEVEL": "2"}}
-    if spec.gpu:
-        options |= gpu_options(client)
+def _options(client: docker.DockerClient, spec: Spec, port: str | None) -> dict[str, Any]:
+    """Return what a container is created with."""
+    volumes: dict[str, dict[str, str]] = {}
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "2"}
     if spec.model is not None:
-        options["volumes"][str(spec.model.resolve())] = {"bind": "/model", "mode": "ro"}
+        volumes[str(spec.model.resolve())] = {"bind": "/model", "mode": "ro"}
     if spec.jit is not None:
-        options["volumes"][str(spec.jit.resolve())] = {"bind": _JIT_FOLDER, "mode": "rw"}
-        options["environment"]["CUDA_CACHE_PATH"] = _JIT_FOLDER
+        volumes[str(spec.jit.resolve())] = {"bind": _JIT_FOLDER, "mode": "rw"}
+        environment["CUDA_CACHE_PATH"] = _JIT_FOLDER
     if spec.model_name is not None:
-        options["environment"]["MODEL_NAME"] = spec.model_name
-    if port is not None:
-        options["ports"] = {port: ("127.0.0.1", 0)}  # the engine chooses a free one
+        environment["MODEL_NAME"] = spec.model_name
+    return {
+        "labels": {"io.tfslim.bench": "1"},
+        # A check would start another process in the middle of the start, in some images only.
+        "healthcheck": {"test": ["NONE"]},
+        "ports": {} if port is None else {port: ("127.0.0.1", 0)},  # the engine chooses a free one
+        "volumes": volumes,
+        "environment": environment,
+        **(gpu_options(client) if spec.gpu else {}),
+    }
+
+
+def _create(client: docker.DockerClient, image: str, options: dict[str, Any]) -> Container:
     try:
-        return client.containers.create(
-            spec.image,
-            labels={"io.tfslim.bench": "1"},
-            # A check would start another process in the middle of the start, in some images only.
-            healthcheck={"test": ["NONE"]},
-            **options,
-        )
+        return client.containers.create(image, **options)
     except ImageNotFound as error:
-        raise no_image(spec.image) from error
+        raise no_image(image) from error
     except APIError as error:
         raise EngineError(
-            f"a container of {spec.image} could not be created", why=str(error.explanation or error)
+            f"a container of {image} could not be created", why=str(error.explanation or error)
         ) from error

@@ -22,13 +22,15 @@ ENDS = (
     ("warm", "warm_up"),
 )
 """Marks of a service in their order, and the phase that each ends."""
+_HTTP = "http_imported"
 
 
 def phases(asked: float, marks: Mapping[str, float]) -> dict[str, float]:
     """Return the seconds of each phase up to readiness, from a service's marks.
 
     A phase whose mark is missing is left out; its time is in the next one. A mark that comes too
-    early for its place ends its phase at once, so that the sum stays right.
+    early for its place ends its phase at once, so that the sum stays right. Imports end when both
+    HTTP and TensorFlow are imported, in whatever order.
 
     Args:
         asked: When the container was asked for, on the same clock.
@@ -38,7 +40,8 @@ def phases(asked: float, marks: Mapping[str, float]) -> dict[str, float]:
     last = asked
     for mark, phase in ENDS:
         if mark in marks:
-            now = max(marks[mark], last)
+            also = marks.get(_HTTP, last) if phase == "imports" else last
+            now = max(marks[mark], also, last)
             found[phase] = now - last
             last = now
     return found
@@ -57,7 +60,7 @@ def ready_marks(line: str) -> dict[str, float] | None:
     found = event["marks"] if isinstance(event.get("marks"), dict) else _derived(event)
     marks = {
         name: float(found[name])
-        for name, _ in ENDS
+        for name in (*dict(ENDS), _HTTP)
         if isinstance(found.get(name), (int, float)) and math.isfinite(found[name])
     }
     return marks if "warm" in marks else None

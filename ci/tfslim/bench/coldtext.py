@@ -23,9 +23,9 @@ _EXPLAINED = (
     "row, with its 95 % bootstrap interval over launches."
 )
 _PULLS_EXPLAINED = (
-    "Measured on loopback: pull (fetch of all layers) and unpack, one after the other. The columns "
-    "at the right are computed from the bytes and the measured unpacking: from perfect overlap of "
-    "the two to none."
+    "Seconds. Measured on loopback: pull (all layers fetched) and unpack, one after the other. The "
+    "columns at the right are computed from the bytes and the measured unpacking: from perfect "
+    "overlap of the two to none."
 )
 
 

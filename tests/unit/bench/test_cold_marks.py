@@ -54,9 +54,13 @@ def test_a_process_that_started_before_it_was_asked_for_by_a_clock_tick() -> Non
 
 
 def test_marks_of_the_ready_line() -> None:
-    assert ready_marks(line(marks=MARKS)) == {
-        name: value for name, value in MARKS.items() if name != "http_imported"
-    }
+    assert ready_marks(line(marks={**MARKS, "more": 1.0})) == MARKS
+
+
+def test_imports_end_when_http_is_imported_too() -> None:
+    found = phases(100.0, {**MARKS, "http_imported": 102.35})
+    assert found["imports"] == pytest.approx(2.05)
+    assert found["gpu_init"] == pytest.approx(0.05)
 
 
 def test_services_that_log_durations_only() -> None:
