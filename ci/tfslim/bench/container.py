@@ -117,8 +117,11 @@ def run_once(
 
 def _create(client: docker.DockerClient, spec: Launch) -> Container:
     options: dict[str, Any] = {}
+    environment = {"MODEL_NAME": spec.model_name, "TF_CPP_MIN_LOG_LEVEL": "2"}
     if spec.gpu:
         options |= gpu_options(client)
+    else:  # an engine whose default runtime is NVIDIA's would give what the image asks for
+        environment["NVIDIA_VISIBLE_DEVICES"] = "void"
     if spec.model is not None:
         options["volumes"] = {str(spec.model.resolve()): {"bind": "/model", "mode": "ro"}}
     try:
@@ -126,7 +129,7 @@ def _create(client: docker.DockerClient, spec: Launch) -> Container:
             spec.image,
             # Port 0 lets the engine choose a free one.
             ports={_PORT: ("127.0.0.1", 0)},
-            environment={"MODEL_NAME": spec.model_name, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            environment=environment,
             labels={"io.tfslim.bench": "1"},
             **options,
         )

@@ -22,6 +22,7 @@ from typing import Protocol
 import numpy as np
 
 from tfslim.bench.load import RequestBody
+from tfslim.errors import ServiceError
 
 __all__ = [
     "Answer",
@@ -245,6 +246,9 @@ def _drive(
                 client.send()
             ready.wait()
             ask(client, begins[0], found.append)
+        except BaseException:
+            ready.abort()  # the others would wait for this client for ever
+            raise
         finally:
             client.close()
 
@@ -253,6 +257,8 @@ def _drive(
         thread.start()
     for thread in threads:
         thread.join()
+    if not found:
+        raise ServiceError("the load generator could not send a single request")
     end = max(answer.done for answer in found)
     return Driven(
         start=begins[0],

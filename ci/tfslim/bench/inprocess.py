@@ -129,5 +129,5 @@ def _script(plan: Calls) -> Script:
         name: os.environ[name] for name in ("TFSLIM_PREFETCH", "TFSLIM_GC") if name in os.environ
     }
     if not plan.gpu:
-        env["CUDA_VISIBLE_DEVICES"] = "-1"
+        env |= {"CUDA_VISIBLE_DEVICES": "-1", "NVIDIA_VISIBLE_DEVICES": "void"}
     return Script(argv, _START_SECONDS + 3 * limit * len(plan.batch_sizes), env, plan.gpu)

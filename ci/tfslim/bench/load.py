@@ -55,7 +55,10 @@ def make_request(http: httpx.Client, model_name: str, batch_size: int) -> Reques
     Raises:
         ServiceError: The service does not describe its model, or has an input without a shape.
     """
-    answer = http.get(f"/v1/models/{model_name}/metadata")
+    try:
+        answer = http.get(f"/v1/models/{model_name}/metadata")
+    except httpx.TransportError as error:
+        raise _gone(error) from error
     if answer.status_code != httpx.codes.OK:
         raise ServiceError(
             f"the service does not describe the model {model_name!r}",
@@ -82,9 +85,11 @@ def predict(http: httpx.Client, request: RequestBody) -> float:
         ServiceError: The answer is not 200.
     """
     start = time.perf_counter()
-    answer = http.post(
-        "/predict", content=request.content, headers={"Content-Type": request.content_type}
-    )
+    headers = {"Content-Type": request.content_type}
+    try:
+        answer = http.post("/predict", content=request.content, headers=headers)
+    except httpx.TransportError as error:
+        raise _gone(error) from error
     elapsed = time.perf_counter() - start
     if answer.status_code != httpx.codes.OK:
         raise ServiceError(
@@ -93,6 +98,15 @@ def predict(http: httpx.Client, request: RequestBody) -> float:
             way_out="Set `bench.batch-sizes` to sizes that the model takes.",
         )
     return elapsed
+
+
+def _gone(error: httpx.TransportError) -> ServiceError:
+    return ServiceError(
+        "the service does not answer any more",
+        why=f"{type(error).__name__}: {error}",
+        way_out="Its process may have ended, for example for lack of memory: try a smaller batch "
+        "size (bench.batch-sizes).",
+    )
 
 
 def _tensor(

@@ -177,6 +177,7 @@ def measure_services(
     runs: list[HttpRun] = []
     rate = _Rate.of(settings)
     with watch_gpus(gpu) as telemetry:
+        _tell(telemetry, gpu, ui)
         for subject, turn, on_line in _turns(served, settings, "load over HTTP", ui):
             assert subject.serve is not None  # noqa: S101 (filtered above)
             with subject.serve() as service:

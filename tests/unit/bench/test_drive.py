@@ -14,6 +14,7 @@ import pytest
 from tfslim.bench import drive
 from tfslim.bench.drive import Answer, Driven, HttpClient, arrivals, closed_loop, open_loop
 from tfslim.bench.load import RequestBody
+from tfslim.errors import ServiceError
 
 
 class Stand:
@@ -82,6 +83,16 @@ def test_requests_that_find_no_free_client_are_told() -> None:
     stand = Stand(seconds=0.03)
     driven = open_loop(lambda: stand, [i * 0.001 for i in range(30)], 2, give_up=5)
     assert "due while all 2 clients waited" in driven.limited_by
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_generator_that_fails_is_an_error_and_does_not_hang() -> None:
+    class Broken(Stand):
+        def send(self) -> str:
+            raise RuntimeError("a defect")
+
+    with pytest.raises(ServiceError, match="could not send a single request"):
+        closed_loop(Broken, 3, 0.1)
 
 
 def driven(lag: float, latency: float, cpu: float = 0.1) -> Driven:

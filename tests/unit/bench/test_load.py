@@ -71,3 +71,12 @@ def test_a_failed_prediction_shows_what_the_service_said() -> None:
     http = client(answer)
     with pytest.raises(ServiceError, match=r"shape \[1, 4\] is wrong"):
         predict(http, make_request(http, "m", 1))
+
+
+def test_a_service_that_is_gone_is_told() -> None:
+    def gone(_: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("connection refused")
+
+    with pytest.raises(ServiceError, match="does not answer any more") as caught:
+        make_request(client(gone), "m", 1)
+    assert "ConnectError: connection refused" in caught.value.why
