@@ -23,6 +23,7 @@ variable "SLIM_PROFILE" { default = "arch" }
 variable "SLIM_OPTIONS" { default = "" }
 variable "TRACE" { default = "" }
 variable "BYTECODE" { default = "unchecked" }
+variable "HOST_CODE" { default = "whole" }
 variable "GATE" { default = "on" }
 variable "BACKEND" { default = "tensorflow" }
 variable "FREEZE" { default = "off" }
@@ -127,6 +128,7 @@ target "inference" {
     CUDA_ARCHS   = CUDA_ARCHS
     SLIM_OPTIONS = SLIM_OPTIONS
     BYTECODE     = BYTECODE
+    HOST_CODE    = HOST_CODE
     GATE         = GATE
     BACKEND      = BACKEND
     FREEZE       = FREEZE

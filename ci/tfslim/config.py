@@ -311,6 +311,11 @@ class Config(_Section):
         description="In inference and workload. unchecked: complete, beside the sources, never "
         "compared with them; sourceless: in place of them.",
     )
+    host_code: Literal["whole", "cold"] = Field(
+        "whole",
+        description="In inference and workload. cold: code of TensorFlow that models rarely run lies "
+        "compressed beside it and comes back when it is touched (docs/host-code.md).",
+    )
     gate: bool = Field(
         True,
         description="What was slimmed is finished only if it answers as the packages do before it.",

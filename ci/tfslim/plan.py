@@ -155,6 +155,7 @@ def _build(config: Config, variant: VariantName) -> Build:
             "LOCK": lock.name if lock else "",
             "TRACE": config.trace.name if config.trace else "",
             "BYTECODE": config.bytecode,
+            "HOST_CODE": config.host_code,
             "GATE": "on" if config.gate else "off",
             "BACKEND": config.backend,
             "FREEZE": "on" if _freezes(config, variant) else "off",
