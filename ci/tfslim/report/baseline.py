@@ -28,7 +28,7 @@ DEFAULT_PATH: Final = "tfslim-report/report.json"
 _GIT_SECONDS: Final = 120.0
 _REF: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@{}~^+-]*")
 _MAX_MEMBERS: Final = 100_000
-_MAX_MEMBER: Final = 256 << 20  # bytes, as for a file of samples
+_MAX_MEMBER: Final = 128 << 20  # bytes, as for a file of samples
 
 
 @dataclass(frozen=True)

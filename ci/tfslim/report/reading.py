@@ -18,7 +18,8 @@ from tfslim.errors import InputError
 
 __all__ = ["MAX_BYTES", "is_record", "migrated", "parse", "read_file", "validated"]
 
-MAX_BYTES: Final = 64 << 20
+MAX_BYTES: Final = 16 << 20
+_MAX_VALUES: Final = 1_000_000
 _MAX_DEPTH: Final = 24
 _MAX_TEXT: Final = 20_000  # characters; a layer's command is the longest text of a record
 _MAX_KEY: Final = 500
@@ -133,34 +134,36 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def _problems(data: object) -> Iterator[str]:
-    """Yield what a record must not hold, with its place; walks without recursion."""
-    todo: list[tuple[object, str, int]] = [(data, "", 0)]
-    while todo:
-        value, place, depth = todo.pop()
-        if depth > _MAX_DEPTH:
-            yield f"it is nested more than {_MAX_DEPTH} deep"
-            return
+    """Yield what a record must not hold, with its place; needs no memory to speak of."""
+    open_values = [iter([("", data)])]
+    seen = 0
+    while open_values:
+        place, value = next(open_values[-1], (None, None))
+        if place is None:
+            open_values.pop()
+            continue
         problem = _problem(value)
         if problem:
-            yield f"{place[-200:] or 'the record'}: {problem}"
-        if isinstance(value, dict):
-            if any(len(key) > _MAX_KEY for key in value):
-                yield f"{place[-200:] or 'the record'}: a key of more than {_MAX_KEY} characters"
-            todo += [(item, f"{place}.{key}".lstrip("."), depth + 1) for key, item in value.items()]
-        elif isinstance(value, list):
-            # The samples are most of a record: numbers are looked at here, not put on the list.
-            plain = [item for item in value if isinstance(item, (int, float))]
-            for bad in filter(None, map(_problem, plain)):
-                yield f"{place[-200:]}: {bad}"
-            if len(plain) < len(value):
-                todo += [
-                    (item, f"{place}.{number}", depth + 1)
-                    for number, item in enumerate(value)
-                    if not isinstance(item, (int, float))
-                ]
+            yield f"{place[-200:]}: {problem}"
+        if isinstance(value, (dict, list)):
+            seen += len(value)
+            if len(open_values) > _MAX_DEPTH:
+                yield f"it is nested more than {_MAX_DEPTH} deep"
+            if seen > _MAX_VALUES:
+                yield f"it has more than {_MAX_VALUES} values"
+            open_values.append(_children(place, value))
+
+
+def _children(place: str, value: dict[str, Any] | list[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield what is directly inside a value, with its place."""
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        yield f"{place}.{key}" if place else str(key), item
 
 
 def _problem(value: object) -> str:
+    if isinstance(value, dict) and any(len(key) > _MAX_KEY for key in value):
+        return f"a key of more than {_MAX_KEY} characters"
     if isinstance(value, str):
         return f"a text of more than {_MAX_TEXT} characters" if len(value) > _MAX_TEXT else ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

@@ -40,8 +40,8 @@ _KEY: Final = "latencies_s"
 _INLINE: Final = 5_000  # samples that a record holds itself
 _SHORT: Final = 200  # samples; a shorter list is not worth a reference
 _QUANTILES: Final = 101
-_MAX_SAMPLES: Final = 20_000_000
-_MAX_FILE: Final = 256 << 20  # bytes, packed and unpacked
+_MAX_SAMPLES: Final = 5_000_000
+_MAX_FILE: Final = 128 << 20  # bytes, packed and unpacked
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}\.samples\.json\.gz")
 
 
