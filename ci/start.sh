@@ -56,8 +56,10 @@ session=$1
 shift
 case $session in
   test)
-    # The tests compile a stand-in for NVIDIA's driver; the linters ask git for the files.
+    # The tests compile a stand-in for NVIDIA's driver, and what brings host code back; the linters ask
+    # git for the files.
     command -v cc > /dev/null || apt_install gcc libc6-dev
+    [ -f /usr/include/zstd.h ] || apt_install libzstd-dev
     command -v git > /dev/null || apt_install git
     .venv/bin/nox -s lint tests e2e -- "$@"
     ;;

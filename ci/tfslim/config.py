@@ -313,8 +313,8 @@ class Config(_Section):
     )
     host_code: Literal["whole", "cold"] = Field(
         "whole",
-        description="In inference and workload. cold: code of TensorFlow that models rarely run lies "
-        "compressed beside it and comes back when it is touched (docs/host-code.md).",
+        description="In inference and workload. cold: code of TensorFlow that models rarely run "
+        "lies compressed beside it and comes back when it is touched (docs/host-code.md).",
     )
     gate: bool = Field(
         True,
