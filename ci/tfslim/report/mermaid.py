@@ -7,14 +7,16 @@ longest first, and the colours are those of the squares that the text below name
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from tfslim.report.blocks import Chart, StackedBars
+from tfslim.report.blocks import Chart, StackedBars, Trend, Trends
 from tfslim.report.inert import mermaid_label
 
 __all__ = ["SQUARES", "diagram", "legend"]
 
 _MOST_BARS = 8
 _MOST_SEGMENTS = 8
+_MOST_RUNS = 12
 SQUARES = ("🟦", "🟧", "🟩", "🟪", "🟨", "🟥", "🟫", "⬛")
 _COLOURS = (
     "#3b82f6", "#f59e0b", "#22a06b", "#a855f7", "#eab308", "#dc2626", "#92400e", "#6b7280",
@@ -23,8 +25,12 @@ _COLOURS = (
 
 def diagram(chart: Chart) -> str | None:
     """Return the text of a diagram; None for a chart that Mermaid cannot draw."""
-    if not isinstance(chart, StackedBars) or not chart.rows:
-        return None
+    if isinstance(chart, Trends):
+        return _lines(chart)
+    return _bars(chart) if isinstance(chart, StackedBars) and chart.rows else None
+
+
+def _bars(chart: StackedBars) -> str:
     shown = _merged(chart)
     count = min(len(shown.rows), _MOST_BARS)
     sums = [0.0] * count
@@ -32,25 +38,49 @@ def diagram(chart: Chart) -> str | None:
     for segment in shown.segments:
         sums = [total + segment.values[row] for row, total in enumerate(sums)]
         bars.append(f"  bar [{', '.join(_figure(total) for total in sums)}]")
-    top = max(sums)
     # The last sum is the longest bar: drawn first, it takes the last colour.
-    palette = ", ".join(reversed(_COLOURS[: len(bars)]))
-    names = ", ".join(mermaid_label(row, 20) for row in shown.rows[:count])
-    colours = f"{{'xyChart': {{'plotColorPalette': '{palette}'}}}}"
+    colours = tuple(reversed(_COLOURS[: len(bars)]))
+    return _text(chart, colours, shown.rows[:count], max(sums), bars[::-1])
+
+
+def _lines(chart: Trends) -> str | None:
+    """Return the lines that have a value for every run of the first one."""
+    if not chart.lines:
+        return None
+    runs = chart.lines[0].runs[-_MOST_RUNS:]
+    shown = _complete(chart)
+    values = [[value or 0.0 for value in line.values[-_MOST_RUNS:]] for line in shown]
+    drawn = [f"  line [{', '.join(map(_figure, row))}]" for row in values]
+    top = max((value for row in values for value in row), default=0.0)
+    return _text(chart, _COLOURS[: len(drawn)], runs, top, drawn) if drawn else None
+
+
+def _complete(chart: Trends) -> list[Trend]:
+    whole = [line for line in chart.lines if line.runs == chart.lines[0].runs]
+    return [line for line in whole if None not in line.values][: len(_COLOURS)]
+
+
+def _text(
+    chart: Chart, colours: Sequence[str], names: Sequence[str], top: float, drawn: Sequence[str]
+) -> str:
+    palette = f"{{'xyChart': {{'plotColorPalette': '{', '.join(colours)}'}}}}"
     return "\n".join(
         [
-            f"%%{{init: {{'themeVariables': {colours}}}}}%%",
+            f"%%{{init: {{'themeVariables': {palette}}}}}%%",
             "xychart-beta",
             f"  title {mermaid_label(chart.title, 60)}",
-            f"  x-axis [{names}]",
+            f"  x-axis [{', '.join(mermaid_label(name, 20) for name in names)}]",
             f"  y-axis {mermaid_label(chart.unit)} 0 --> {_figure(top * 1.05 or 1.0)}",
-            *reversed(bars),
+            *drawn,
         ]
     )
 
 
 def legend(chart: Chart) -> str:
     """Return what each colour means, from the bottom of the bars up."""
+    if isinstance(chart, Trends):
+        squares = zip(SQUARES, _complete(chart), strict=False)
+        return ", ".join(f"{square} {line.label}" for square, line in squares)
     if not isinstance(chart, StackedBars):
         return ""
     named = zip(SQUARES, _merged(chart).segments, strict=False)

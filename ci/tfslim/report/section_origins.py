@@ -83,12 +83,29 @@ def environment(source: Source) -> Iterator[Block]:
             ("job", plain(env.ci.url, 160) if env.ci else figures.MISSING),
         ]
         yield Facts(tuple(rows))
-    variants = " ".join(plain(subject, 60) for subject in source.record.subjects[:_TOP])
     yield Paragraph(
-        f"At this commit, on such a machine: `tfslim bench {variants}`. The record behind this "
+        f"At this commit, on such a machine: {_commands(source.record)}. The record behind this "
         "report is report.json; every raw sample is in it or in the file that it names.",
         strong="Do it again",
     )
+
+
+def _commands(record: RunRecord) -> str:
+    """Return the commands that measure the same again."""
+    starts = record.cold_starts.launches if record.cold_starts else ()
+    measured = [
+        *(item.build.variant for item in record.images),
+        *(item.variant for item in record.measurements),
+        *(run.subject for run in record.http),
+        *(run.subject for run in record.in_process),
+    ]
+    runs = (("bench", measured), ("bench --cold-start", [item.subject for item in starts]))
+    said = [
+        f"“tfslim {verb} {' '.join(plain(name, 60) for name in list(dict.fromkeys(names))[:_TOP])}”"
+        for verb, names in runs
+        if names
+    ]
+    return " and ".join(said) or f"“tfslim inspect” of {len(record.sizes)} image(s)"
 
 
 def _model(model: ModelRecord) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from tfslim.bench.stats import Ratio, ratio_of_medians
+from tfslim.bench.stats import MIN_LAUNCHES, Ratio, ratio_of_medians
 from tfslim.images.inspection import Inspection
 from tfslim.report import figures
 from tfslim.report.blocks import Table
@@ -214,11 +214,16 @@ def _gpu(row: _Row) -> str:
 
 
 def _beside_stock(item: Measured) -> str:
-    """Return the ratio to stock, which took turns with it; ? where its interval holds 1."""
+    """Return the ratio to stock, which took turns with it.
+
+    ? stands where its interval holds 1, and where there are too few launches for an interval.
+    """
     ratio: Ratio | None = ratio_of_medians(item.values, item.yardstick)
     if ratio is None:
         return ""
-    return figures.percent(ratio.value) + (" ?" if ratio.low <= 1 <= ratio.high else "")
+    few = min(len(item.values), len(item.yardstick)) < MIN_LAUNCHES
+    unsure = few or ratio.low <= 1 <= ratio.high
+    return figures.percent(ratio.value) + (" ?" if unsure else "")
 
 
 def _bracket(row: _Row, item: Measured, beside_stock: str) -> str:

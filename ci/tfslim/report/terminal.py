@@ -19,7 +19,7 @@ __all__ = ["terminal"]
 
 _STYLES: dict[Status, str] = {"good": "bold green", "bad": "bold red", "unsure": "bold yellow"}
 _NARROW = 110  # columns below which the summary is written one image below the other
-_BARS = ("█", "▓", "▒", "░")
+_BARS = ("█", "▓", "▒", "░", "▚", "=", "+", "·", "-")  # told apart without colours
 _SHADES = ("blue", "cyan", "bright_cyan", "red", "yellow", "bright_yellow", "magenta", "green",
            "bright_black")  # fmt: skip
 

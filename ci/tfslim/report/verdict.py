@@ -28,10 +28,10 @@ def verdict(source: Source) -> tuple[Status, str, tuple[str, ...]]:
         return "bad", bad[0], (*bad[1:], *unsure)
     if unsure:
         return "unsure", unsure[0], tuple(unsure[1:])
-    parts = [_budgets_kept(source), _news(source)]
+    parts = [_budgets_kept(source), _news(source) or "measured"]
     if not (source.budgets or source.record.budgets):
         parts.reverse()
-    return "good", "; ".join(part for part in parts if part) or "measured", ()
+    return "good", "; ".join(parts), ()
 
 
 def _budgets_kept(source: Source) -> str:

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 
 import report_records as records
 from tfslim.report import mermaid, render
-from tfslim.report.blocks import Segment, StackedBars
+from tfslim.report.blocks import Segment, StackedBars, Trend, Trends
 from tfslim.report.inert import line, markdown_text, mermaid_label, plain
 from tfslim.report.markdown import LIMIT_BYTES, markdown
 
@@ -155,6 +155,19 @@ def test_stacks_are_running_sums_the_longest_first() -> None:
     assert text.splitlines()[-2:] == ["  bar [1.500]", "  bar [1.000]"]
     assert "#f59e0b, #3b82f6" in text
     assert mermaid.legend(chart) == "From the bottom: 🟦 p, 🟧 q"
+
+
+def test_lines_over_runs_have_a_colour_each_and_only_whole_ones_are_drawn() -> None:
+    runs = tuple(f"run {n}" for n in range(20))
+    whole = Trend("stock", runs, tuple(float(n) for n in range(20)))
+    broken = Trend("inference", runs, (None, *(1.0 for _ in range(19))))
+    chart = Trends("history-1", "pull over runs", "GB", (whole, broken))
+    text = mermaid.diagram(chart)
+    assert text is not None
+    assert text.count("  line [") == 1
+    assert '"run 19"]' in text
+    assert len(re.findall(r'"run \d+"', text)) == 12
+    assert mermaid.legend(chart) == "🟦 stock"
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0, 1e300])

@@ -115,6 +115,22 @@ def test_without_baseline_the_brackets_compare_with_stock_of_the_same_run() -> N
     assert "(" not in row(text, "stock").replace("(0", "")
 
 
+def test_few_launches_are_never_sure() -> None:
+    record = records.full()
+    assert record.cold_starts is not None
+    few = record.cold_starts.model_copy(
+        update={"launches": tuple(i for i in record.cold_starts.launches if i.round < 2)}
+    )
+    found = row(terminal(record.model_copy(update={"cold_starts": few}), 170), "inference")
+    assert "cold cache, warm JIT (−51 % ?)" in found
+
+
+def test_the_command_to_do_it_again_names_what_was_measured() -> None:
+    text = render.markdown(records.full())
+    again = "“tfslim bench stock inference” and “tfslim bench --cold-start stock inference”"
+    assert again in text
+
+
 def test_images_that_did_not_take_turns_are_not_compared() -> None:
     record = RunRecord.parse(records.of_version_1(), name="old")
     apart = [
