@@ -26,6 +26,8 @@ def render_text(inspection: Inspection, *, top: int = 15) -> RenderableType:
         parts += _gpu(inspection.gpu, top)
     if inspection.waste.wasted_bytes:
         parts.append(_waste(inspection.waste, top))
+    if inspection.removals:
+        parts.append(_removals(inspection, top))
     return Group(*parts)
 
 
@@ -82,6 +84,8 @@ def _summary(inspection: Inspection) -> Text:
         f"duplicates  {human_bytes(inspection.duplicates.extra_bytes)} in "
         f"{inspection.duplicates.groups} groups of equal files",
     ]
+    gates = ", ".join(f"{gate.name} {gate.outcome}" for gate in inspection.gates)
+    lines += [f"parity      {gates}, as the image says of itself"] if gates else []
     return Text("\n".join(lines))
 
 
@@ -99,6 +103,18 @@ def _table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]]) ->
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def _removals(inspection: Inspection, top: int) -> Table:
+    rows = (
+        (item.rule, human_bytes(item.removed_bytes), str(item.count))
+        for item in inspection.removals[:top]
+    )
+    return _table(
+        "\nRemoved by `tfslim slim`, as the tree says of itself",
+        ("rule", ">bytes", ">pieces"),
+        rows,
+    )
 
 
 def _layers(inspection: Inspection) -> Table:

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import image_factory as image
 import pytest
+from rich.console import Console
 
 from tfslim.images.described import describes, gates_of, removals_of
 from tfslim.images.inspect import inspect_source
+from tfslim.images.inspect_text import render_text
 
 SITE = "opt/venv/lib/python3.13/site-packages"
 GUARD = f"{SITE}/_tfslim.json"
@@ -46,6 +49,11 @@ def test_an_image_says_what_went_and_what_was_proved(tmp_path: Path) -> None:
     ]
     assert found.gates[1].models == {"cnn": "passed"}
     assert [file.path for file in found.libraries] == [f"{SITE}/lib/liblarge.so.1"]
+    console = Console(file=io.StringIO(), width=120)
+    console.print(render_text(found))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "parity      model off, zoo passed" in shown
+    assert "gpu-code" in shown
 
 
 def test_a_deleted_description_says_nothing(tmp_path: Path) -> None:
