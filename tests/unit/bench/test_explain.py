@@ -84,7 +84,8 @@ def test_a_start_is_taken_apart() -> None:
     assert found.code == "import json.tool"
     assert found.cpu_s.n == 2
     assert min(phase.median for phase in found.phases_s.values()) > 0
-    assert any(one["name"] == "json.tool" for one in found.imports["self"])
+    assert found.imports["self"]
+    assert any(one["name"] == "json.tool" for one in found.imports["cumulative"])
     assert found.counts["opened"][".pyc"] > 0
     assert found.counts["stat_calls"] > 0
     assert found.relocations["looked_up"] > 0, "glibc's loader tells"
