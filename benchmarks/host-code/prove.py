@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tfslim.bench.stats import ratio_of_medians
-from tfslim.models import resolve_model
+from tfslim.models import mobilenet_command, resolve_model
 from tfslim.parity.touching import touched_pages
 from tfslim.slim.cold.apply import put_aside
 from tfslim.ui import Ui
@@ -69,22 +69,33 @@ def tfslim(*arguments: object) -> int:
     ).returncode
 
 
+def make_mobilenet(stock: Path, state: Path) -> None:
+    """Make the model that is looked at with the stock environment, where it is not there yet."""
+    made = Path(mobilenet_command(str(state / "models"))[-1])
+    if not made.is_dir():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        script = SERVICE / "make_mobilenet.py"
+        subprocess.run([stock / "bin" / "python", script, made], check=True)
+
+
 def make_trees(stock: Path, work: Path, ui: Ui) -> tuple[Path, Path, dict[str, Any]]:
     """Return a slim tree, the same with its host code aside, and what became of the library."""
     whole, cold = work / "whole", work / "cold"
     if not cold.is_dir():
-        shutil.rmtree(whole, ignore_errors=True)
+        for old in (whole, work / "cold.new"):
+            shutil.rmtree(old, ignore_errors=True)
         options = ("--cuda-arch", "90", "--profile", "inference", "--output", whole)
         if tfslim("slim", stock, *options):
             sys.exit("slimming failed")
         subprocess.run(["cp", "-al", whole, work / "cold.new"], check=True)
-        (work / "cold.new").rename(cold)
+        new = work / "cold.new"
 
         def run() -> set[int]:
-            return touched_pages(cold, [LOOKED_AT], work / "state", ui, zoo=False)
+            return touched_pages(new, [LOOKED_AT], work / "state", ui, zoo=False)
 
-        (became,) = put_aside(cold, run, ui)
+        (became,) = put_aside(new, run, ui)
         (work / "became.json").write_text(became.model_dump_json(), encoding="utf-8")
+        new.rename(cold)
     return whole, cold, json.loads((work / "became.json").read_text(encoding="utf-8"))
 
 
@@ -156,6 +167,7 @@ def main() -> None:
     stock, work, ui = options.stock.absolute(), options.work.absolute(), Ui()
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)  # the zoo and demonstration models are kept below it
+    make_mobilenet(stock, work / "state")
     whole, cold, became = make_trees(stock, work, ui)
     outcomes = compare(stock, cold, work)
     starts = {
