@@ -32,7 +32,7 @@ class SessionOptions:
     Attributes:
         gpu_memory_fraction: Share of each GPU's memory that may be taken, above 0 to 1.
         gpu_growth: True takes GPU memory as it is needed. TF_FORCE_GPU_ALLOW_GROWTH wins: the
-            runtime reads it itself (GPUBFCAllocator::GetAllowGrowthValue).
+            runtime reads it itself.
         gpu_devices: The GPUs to use, as "0,2"; counted among those CUDA_VISIBLE_DEVICES leaves.
         use_gpu: False runs on the CPU alone.
         intra_op_threads: Threads within one op.
