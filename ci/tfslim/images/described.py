@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +21,7 @@ _GUARD = "_tfslim.json"  # beside TensorFlow, see slim/guard
 _GATES = "usr/share/tfslim/"  # see dockerfiles/build/gate.py
 _LARGEST = 4 << 20  # bytes of such a file
 _ENTRIES = 1000  # rules, or models of a gate
+_WORDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_. -]*")  # names and outcomes; no control characters
 
 
 class RuleRemoval(BaseModel):
@@ -84,7 +86,7 @@ def gates_of(kept: Mapping[str, bytes]) -> list[GateResult]:
     for path in sorted(kept):
         name = _gate_name(path)
         said = _parsed(kept[path]) if name else None
-        if name and said is not None:
+        if name and said is not None and _WORDS.fullmatch(str(said.get("outcome"))):
             try:
                 found.append(GateResult.model_validate({**said, "name": name}))
             except ValidationError:
@@ -95,7 +97,8 @@ def gates_of(kept: Mapping[str, bytes]) -> list[GateResult]:
 def _gate_name(path: str) -> str | None:
     folder, base = posixpath.split(path)
     if f"{folder}/" == _GATES and base.startswith("gate-") and base.endswith(".json"):
-        return base.removeprefix("gate-").removesuffix(".json") or None
+        name = base.removeprefix("gate-").removesuffix(".json")
+        return name if _WORDS.fullmatch(name) else None
     return None
 
 
@@ -104,7 +107,7 @@ def _removed(content: bytes) -> Iterator[RuleRemoval]:
     if not isinstance(by_rule, dict):
         return
     for rule, said in list(by_rule.items())[:_ENTRIES]:
-        if isinstance(said, dict):
+        if isinstance(said, dict) and _WORDS.fullmatch(rule):
             try:
                 yield RuleRemoval.model_validate(
                     {"rule": rule, "removed_bytes": said["bytes"], "count": said["count"]}

@@ -76,6 +76,7 @@ def test_a_deleted_description_says_nothing(tmp_path: Path) -> None:
         b'{"removed": 5}',
         b'{"removed": {"a": 5, "b": {}, "c": {"bytes": -1, "count": 1}}}',
         b'{"removed": {"d": {"bytes": "many", "count": 1}, "' + b"e" * 200 + b'": {"bytes": 1}}}',
+        b'{"removed": {"\\u001b[31m": {"bytes": 1, "count": 1}}, "outcome": "\\u001b[31m"}',
         b"[" * 100_000,
         b'{"removed": {"f": {"bytes": 1, "count": 1}}' + b" " * (5 << 20) + b"}",
     ],
