@@ -22,6 +22,8 @@ from rich.console import Console
 
 from tfslim import cli_coldstart
 from tfslim.bench import coldtext
+from tfslim.bench.results import ColdStarts
+from tfslim.bench.stats import ratio_of_medians
 from tfslim.config import load_config
 from tfslim.engine.engine import Engine
 from tfslim.errors import BuildFailedError, TfslimError
@@ -57,8 +59,27 @@ def main() -> int:
     except TfslimError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    Console(width=160, highlight=False).print(coldtext.terminal(result))
+    console = Console(width=160, highlight=False)
+    console.print(coldtext.terminal(result))
+    for line in against_recipe(result):
+        console.print(line)
     return 0
+
+
+def against_recipe(result: ColdStarts) -> list[str]:
+    """Return how long each image takes to its first answer in times of the recipe's."""
+    lines = []
+    for page in ("cold", "warm"):
+        times: dict[str, list[float]] = {}
+        for one in result.launches:
+            if one.page_cache == page:
+                times.setdefault(one.subject, []).append(one.first_answer_s)
+        for name, mine in times.items():
+            ratio = ratio_of_medians(mine, times.get(RECIPE, []))
+            if ratio is not None and name != RECIPE:
+                span = f"({ratio.low:.2f}–{ratio.high:.2f})"
+                lines.append(f"page cache {page}: {name} / {RECIPE} = {ratio.value:.2f} {span}")
+    return lines
 
 
 def build_recipe(engine: Engine, stock: str, ui: Ui, *, hide: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from tfslim.bench.registry import pull_seconds
 from tfslim.bench.results import COLD_START_PHASES, ColdLaunch, ColdStarts, Pull
-from tfslim.bench.stats import Ratio, ratio_of_medians, summarize
+from tfslim.bench.stats import MIN_LAUNCHES, Ratio, ratio_of_medians, summarize
 from tfslim.ui import human_bytes
 
 __all__ = ["markdown", "tables", "terminal"]
@@ -54,7 +55,7 @@ def terminal(result: ColdStarts) -> Group:
         shown = Table(title=table.title, title_justify="left", title_style="bold", box=None)
         for number, heading in enumerate(table.head):
             if number:
-                shown.add_column(heading, justify="right", no_wrap=True)
+                shown.add_column("\n".join(heading.rsplit(" ", 1)), justify="right", no_wrap=True)
             else:
                 shown.add_column(heading, overflow="fold", min_width=12)
         for row in table.rows:
@@ -84,6 +85,9 @@ def _notes(result: ColdStarts) -> Iterator[str]:
     yield f"device: {result.device}"
     yield f"cold page cache: {result.cold_cache}"
     yield from result.notes
+    counts = Counter((x.subject, x.page_cache, x.jit_cache) for x in result.launches)
+    if min(counts.values(), default=MIN_LAUNCHES) < MIN_LAUNCHES:
+        yield f"fewer than {MIN_LAUNCHES} launches a side: the intervals are too narrow"
     if not result.pulls:
         yield "pull and unpack: not measured"
 

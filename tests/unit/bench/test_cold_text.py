@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tfslim.bench import coldtext
 from tfslim.bench.registry import pull_seconds
-from tfslim.bench.results import ColdLaunch, ColdStarts, Pull
+from tfslim.bench.results import COLD_START_PHASES, ColdLaunch, ColdStarts, Pull
 
 
 def launch(
@@ -76,10 +76,31 @@ def test_markdown_is_a_table_and_names_cannot_break_it() -> None:
     assert "- a note" in text
     assert "- cold page cache: dropped" in text
     assert "- pull and unpack: not measured" in text
+    assert "- fewer than 5 launches a side" in text  # of the cold ones
 
 
 def test_terminal_shows_every_subject() -> None:
     out = io.StringIO()
     Console(file=out, width=160).print(coldtext.terminal(result(pulls=(PULL,))))
     assert out.getvalue().count("small|one") == 2
+    assert max(map(len, out.getvalue().splitlines())) <= 160
+
+
+def test_every_phase_and_a_ratio_fit_into_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    phases = dict.fromkeys(COLD_START_PHASES, 12.345)
+    launches = [
+        launch(name, 99.0 + n, n).model_copy(update={"phases_s": phases, "read_bytes": 123_000_000})
+        for name in ("stock", "inference-native")
+        for n in range(3)
+    ]
+    both = ColdStarts(device="CPU", cold_cache="off", launches=tuple(launches))
+    Console(width=160).print(coldtext.terminal(both))
+    shown = capsys.readouterr().out
+    assert shown.count("123 MB") == 2
+    assert "inference-native" in shown
+
+
+def test_terminal_shows_pulls() -> None:
+    out = io.StringIO()
+    Console(file=out, width=160).print(coldtext.terminal(result(pulls=(PULL,))))
     assert "Pull from a registry" in out.getvalue()
