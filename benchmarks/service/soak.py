@@ -15,6 +15,7 @@ import argparse
 import http.client
 import itertools
 import json
+import os
 import random
 import socket
 import statistics
@@ -221,11 +222,12 @@ def growth(samples: list[dict[str, float]], name: str) -> float:
 
 
 def main() -> int:
-    """Run it and write `results/soak.json`."""
+    """Run it and write `results/soak.json`; BACKEND and other settings reach the service."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--rate", type=float, default=2.0, help="requests a second")
+    parser.add_argument("--name", default="soak", help="of the result")
     options = parser.parse_args()
     with serving(options.python, options.model, **SETTINGS) as service:
         traffic = Traffic(service, (224, 224, 3))
@@ -248,13 +250,14 @@ def main() -> int:
         "tracebacks": len(traced),
         "cpu share of one core": round(cpu / samples[-1]["seconds"], 3),
         "settings": SETTINGS,
+        "backend": os.environ.get("BACKEND", "tensorflow"),
         "tensorflow": service.ready["tensorflow"],
         "model": options.model.name,
         "machine": machine(),
         "note": options.note,
         "samples": samples,
     }
-    write("soak.json", result)
+    write(f"{options.name}.json", result)
     return 0 if result["verdict"] == "passed" else 1
 
 
