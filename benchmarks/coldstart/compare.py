@@ -61,8 +61,7 @@ def main() -> int:
         return error.exit_code
     console = Console(width=160, highlight=False)
     console.print(coldtext.terminal(result))
-    for line in against_recipe(result):
-        console.print(line)
+    console.print("\n".join(against_recipe(result)))
     return 0
 
 

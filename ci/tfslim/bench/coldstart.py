@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -328,7 +329,8 @@ def _scratch() -> Iterator[Path]:
 
 def _jit(jit: Path, subject: Subject) -> Path:
     """Return the folder that keeps a subject's compiled PTX from launch to launch."""
-    folder = jit / subject.name.replace("/", "_")
+    # A name may hold what a path in a mount may not, such as a colon.
+    folder = jit / f"{zlib.crc32(subject.name.encode()):08x}"
     folder.mkdir(exist_ok=True)
     folder.chmod(0o1777)  # images run as different users
     return folder

@@ -91,6 +91,26 @@ def test_a_state_for_each_kind_of_node() -> None:
     )
 
 
+def test_on_a_gpu_compiled_ptx_is_kept_or_begun_anew(tmp_path: Path) -> None:
+    client = FakeDocker(images())
+    subject = Subject("x/a:1", "x/a", None, "mine")
+    result = cold_starts(
+        client,  # type: ignore[arg-type]
+        [subject],
+        BenchConfig(),
+        Wish(2, "off"),
+        gpu=True,
+        folder=tmp_path,
+        ui=Ui(quiet=True),
+    )
+    assert [one.jit_cache for one in result.launches] == ["cold", "warm", "cold", "warm"]
+    folders = [str(next(iter(one.options["volumes"]))) for one in client.created]
+    first, *rest = folders
+    assert rest[1] == rest[3] == first  # filled by the start that is not counted
+    assert len({rest[0], rest[2], first}) == 3
+    assert not any(":" in folder or Path(folder).exists() for folder in folders)
+
+
 def test_the_models_name_of_an_image() -> None:
     client = FakeDocker({"x/a": FakeImage(), "x/b": FakeImage(env=("PATH=/bin",))})
     assert model_name_of(client, "x/a") == "mine"  # type: ignore[arg-type]
