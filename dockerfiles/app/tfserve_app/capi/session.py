@@ -58,7 +58,7 @@ class Session:
                 fetches, found, count,
                 None, 0, None, status,
             )  # fmt: skip
-        return [Tensor(library, pointer or 0) for pointer in found]
+        return [Tensor(library, pointer) for pointer in found if pointer is not None]
 
     def devices(self) -> list[tuple[str, str]]:
         """Return name and type ("CPU", "GPU") of every device.
