@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import http.client
 import json
+import os
 import socket
 import sys
 from collections import Counter
@@ -117,10 +118,11 @@ def fuzz(fuzzer: Fuzzer, examples: int) -> None:
 
 
 def main() -> int:
-    """Run it and write `results/fuzz.json`."""
+    """Run it and write `results/fuzz.json`; BACKEND and other settings reach the service."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
     parser.add_argument("--examples", type=int, default=3000, help="of each of three kinds")
+    parser.add_argument("--name", default="fuzz", help="of the result")
     options = parser.parse_args()
     limits = {"READ_SECONDS": "1", "WRITE_SECONDS": "5"}
     with serving(options.python, options.model, **limits) as service:
@@ -137,12 +139,13 @@ def main() -> int:
         "tracebacks": tracebacks,
         "answers (0: closed without one)": dict(sorted(fuzzer.seen.items())),
         "examples of each kind": options.examples,
+        "backend": os.environ.get("BACKEND", "tensorflow"),
         "tensorflow": service.ready["tensorflow"],
         "model": options.model.name,
         "machine": machine(),
         "note": options.note,
     }
-    write("fuzz.json", result)
+    write(f"{options.name}.json", result)
     return 1 if result["verdict"] == "failed" else 0
 
 
