@@ -77,9 +77,18 @@ def explained(engine: Engine, code: str = "import json.tool") -> room.Explanatio
     return perform(asked, lambda: engine, launches=2, ui=Ui(quiet=True))  # type: ignore[arg-type,return-value]
 
 
-def test_a_start_is_taken_apart() -> None:
-    engine = Engine()
-    found = explained(engine)
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture(scope="module")
+def told(engine: Engine) -> room.Explanation:
+    return explained(engine)
+
+
+def test_a_start_is_taken_apart(engine: Engine, told: room.Explanation) -> None:
+    found = told
     assert engine.made == engine.removed
     assert found.code == "import json.tool"
     assert found.cpu_s.n == 2
@@ -94,9 +103,10 @@ def test_a_start_is_taken_apart() -> None:
     assert all(one.get("PYTHONDONTWRITEBYTECODE") for one in engine.environments[1:])
 
 
-def test_gains_are_measured_where_they_can_be_and_else_not_invented() -> None:
-    found = explained(Engine())
-    levers = {lever.name: lever for lever in found.levers}
+def test_gains_are_measured_where_they_can_be_and_else_not_invented(
+    told: room.Explanation,
+) -> None:
+    levers = {lever.name: lever for lever in told.levers}
     bytecode = levers["complete bytecode, never checked"]
     assert bytecode.gain is not None
     assert bytecode.measured.startswith("here: 2 starts with, 2 without")
@@ -106,14 +116,13 @@ def test_gains_are_measured_where_they_can_be_and_else_not_invented() -> None:
     assert levers["garbage collector rests during import"].state == "not used"
 
 
-def test_it_can_be_printed_and_saved() -> None:
-    found = explained(Engine())
+def test_it_can_be_printed_and_saved(told: room.Explanation) -> None:
     console = Console(width=160, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
-    console.print(explain_text.terminal(found))
+    console.print(explain_text.terminal(told))
     text = console.export_text()
     for part in ("my/image:1", "slowest of", "files opened", "levers", "note: cold starts"):
         assert part in text
-    assert room.Explanation.model_validate_json(found.model_dump_json()) == found
+    assert room.Explanation.model_validate_json(told.model_dump_json()) == told
 
 
 @pytest.mark.parametrize(
@@ -123,7 +132,8 @@ def test_it_can_be_printed_and_saved() -> None:
 def test_python_is_found_by_the_image_or_by_its_usual_names(
     python: str, entrypoint: list[str]
 ) -> None:
-    assert explained(Engine(python=python, entrypoint=entrypoint), "pass").code == "pass"
+    engine = Engine(python=python, entrypoint=entrypoint)
+    assert room._python_of(engine, "image") == python  # type: ignore[arg-type]
 
 
 def test_an_image_without_python_gets_a_clear_answer() -> None:
