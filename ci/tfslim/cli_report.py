@@ -162,26 +162,29 @@ def write_files(held: Held, folder: Path, history: History | None, ui: Ui) -> No
 
 
 def keep_cold_starts(starts: ColdStarts, where: Environment, folder: Path) -> Path:
-    """Put cold starts into the record of a folder, or into a new one.
+    """Put cold starts into the record of a folder, and lose nothing that is there.
 
     Args:
         starts: What was measured.
         where: The machine it was measured on.
-        folder: Holds report.json, or will.
+        folder: Holds report.json, or will. What another machine measured stays a part of its own;
+            a file that is no record stays as it is.
 
     Returns:
         The record.
     """
     path = folder / "report.json"
-    record = RunRecord(started=now(), environment=where)
+    record = RunRecord(started=now(), environment=where, cold_starts=starts)
     if path.is_file():
         try:
             there = RunRecord.load(path)
         except InputError:
-            there = record
-        if there.environment.machine_key == where.machine_key:
-            record = there
-    record.model_copy(update={"cold_starts": starts}).save(path)
+            path = folder / "report-cold-starts.json"
+        else:
+            same = there.environment.machine_key == where.machine_key
+            update = there.model_copy(update={"cold_starts": starts})
+            record = update if same else merge([there, record])
+    record.save(path)
     return path
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from run_records import document, http_run, inspection, make, starts
 from tfslim import proc
+from tfslim.cli_report import keep_cold_starts
 from tfslim.errors import InputError
 from tfslim.report.machine import find_ci, find_source
 from tfslim.report.record import RunRecord, merge, pins_of, record_schema
@@ -266,6 +267,28 @@ def test_what_images_say_of_themselves_moves_to_the_record() -> None:
     assert record.removals["inference"][0].rule == "headers"
     assert record.parity["inference"][0].outcome == "passed"
     assert record.sizes["inference"].removals == []
+
+
+def test_cold_starts_join_what_the_folder_has(tmp_path: Path) -> None:
+    found = make(cold_starts=starts(inference=[1.0])).cold_starts
+    assert found is not None
+    where = make().environment
+    path = keep_cold_starts(found, where, tmp_path)
+    assert RunRecord.load(path).cold_starts == found
+
+    make(sizes={"stock": inspection()}).save(path)
+    keep_cold_starts(found, where, tmp_path)
+    both = RunRecord.load(path)
+    assert (list(both.sizes), both.cold_starts) == (["stock"], found)
+
+    elsewhere = make(environment={"cpu": "Another"}).environment
+    keep_cold_starts(found, elsewhere, tmp_path)
+    head, other = RunRecord.load(path).parts
+    assert (list(head.sizes), other.environment.cpu) == (["stock"], "Another")
+
+    path.write_text("mine")
+    assert keep_cold_starts(found, where, tmp_path).name == "report-cold-starts.json"
+    assert path.read_text() == "mine"
 
 
 # ---- the schema ----
