@@ -43,6 +43,7 @@ _MOST_LIBRARIES = 14
 _MOST_TRENDS = 6
 _MOST_LINES = 8
 _MOST_RUNS = 60
+_FIRST_TRENDS = ("pull", "disk", "cold-start", "first-answer", "http-rate", "rate", "memory")
 _UNITS = {"bytes": (1e-9, "GB"), "seconds": (1.0, "s"), "samples/s": (1.0, "samples/s")}
 _NAME = 28  # characters of a name beside a bar
 
@@ -249,12 +250,13 @@ def _phase_medians(launches: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def trends(history: History) -> Iterator[Trends]:
-    """Yield one chart for each measure that has at least two runs, sizes first."""
+    """Yield one chart for each measure that has at least two runs, what matters most first."""
     by_measure: dict[str, list[HistorySeries]] = {}
     for series in history.series:
         if len(series.points) > 1:
             by_measure.setdefault(series.measure, []).append(series)
-    for number, (measure, found) in enumerate(list(by_measure.items())[:_MOST_TRENDS]):
+    ordered = sorted(by_measure.items(), key=lambda item: _importance(item[0]))
+    for number, (measure, found) in enumerate(ordered[:_MOST_TRENDS]):
         factor, unit = _UNITS[found[0].unit]
         several = len({series.machine for series in found}) > 1
         yield Trends(
@@ -263,6 +265,11 @@ def trends(history: History) -> Iterator[Trends]:
             unit=unit,
             lines=tuple(_trend(series, factor, several) for series in found[:_MOST_LINES]),
         )
+
+
+def _importance(measure: str) -> int:
+    begun = (n for n, name in enumerate(_FIRST_TRENDS) if measure.startswith(name))
+    return next(begun, len(_FIRST_TRENDS))
 
 
 def _trend(series: HistorySeries, factor: float, several: bool) -> Trend:

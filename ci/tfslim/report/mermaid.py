@@ -14,7 +14,7 @@ from tfslim.report.inert import mermaid_label
 
 __all__ = ["SQUARES", "diagram", "legend"]
 
-_MOST_BARS = 8
+_MOST_BARS = 12
 _MOST_SEGMENTS = 8
 _MOST_RUNS = 12
 SQUARES = ("🟦", "🟧", "🟩", "🟪", "🟨", "🟥", "🟫", "⬛")
@@ -40,15 +40,16 @@ def _bars(chart: StackedBars) -> str:
         bars.append(f"  bar [{', '.join(_figure(total) for total in sums)}]")
     # The last sum is the longest bar: drawn first, it takes the last colour.
     colours = tuple(reversed(_COLOURS[: len(bars)]))
-    return _text(chart, colours, shown.rows[:count], max(sums), bars[::-1])
+    names = [mermaid_label(row) for row in shown.rows[:count]]
+    return _text(chart, colours, names, max(sums), bars[::-1], kind="xychart-beta horizontal")
 
 
 def _lines(chart: Trends) -> str | None:
     """Return the lines that have a value for every run of the first one."""
     if not chart.lines:
         return None
-    runs = chart.lines[0].runs[-_MOST_RUNS:]
     shown = _complete(chart)
+    runs = [f'"{n + 1}"' for n in range(len(chart.lines[0].runs[-_MOST_RUNS:]))]
     values = [[value or 0.0 for value in line.values[-_MOST_RUNS:]] for line in shown]
     drawn = [f"  line [{', '.join(map(_figure, row))}]" for row in values]
     top = max((value for row in values for value in row), default=0.0)
@@ -61,15 +62,23 @@ def _complete(chart: Trends) -> list[Trend]:
 
 
 def _text(
-    chart: Chart, colours: Sequence[str], names: Sequence[str], top: float, drawn: Sequence[str]
+    chart: Chart,
+    colours: Sequence[str],
+    names: Sequence[str],
+    top: float,
+    drawn: Sequence[str],
+    *,
+    kind: str = "xychart-beta",
 ) -> str:
+    # Two places of one name would be one place.
+    alike = [f'{name[:-1]} {n + 1}"' if name in names[:n] else name for n, name in enumerate(names)]
     palette = f"{{'xyChart': {{'plotColorPalette': '{', '.join(colours)}'}}}}"
     return "\n".join(
         [
             f"%%{{init: {{'themeVariables': {palette}}}}}%%",
-            "xychart-beta",
+            kind,
             f"  title {mermaid_label(chart.title, 60)}",
-            f"  x-axis [{', '.join(mermaid_label(name, 20) for name in names)}]",
+            f"  x-axis [{', '.join(alike)}]",
             f"  y-axis {mermaid_label(chart.unit)} 0 --> {_figure(top * 1.05 or 1.0)}",
             *drawn,
         ]
@@ -77,14 +86,18 @@ def _text(
 
 
 def legend(chart: Chart) -> str:
-    """Return what each colour means, from the bottom of the bars up."""
+    """Return what each colour means, and what the diagram leaves out."""
     if isinstance(chart, Trends):
         squares = zip(SQUARES, _complete(chart), strict=False)
-        return ", ".join(f"{square} {line.label}" for square, line in squares)
+        named = ", ".join(f"{square} {line.label}" for square, line in squares)
+        runs = chart.lines[0].runs[-_MOST_RUNS:]
+        return f"{named}; the last {len(runs)} runs, from {runs[0]} to {runs[-1]}"
     if not isinstance(chart, StackedBars):
         return ""
-    named = zip(SQUARES, _merged(chart).segments, strict=False)
-    return "From the bottom: " + ", ".join(f"{square} {segment.label}" for square, segment in named)
+    segments = zip(SQUARES, _merged(chart).segments, strict=False)
+    named = ", ".join(f"{square} {segment.label}" for square, segment in segments)
+    left_out = len(chart.rows) - _MOST_BARS
+    return f"{named}; {left_out} more below" if left_out > 0 else named
 
 
 def _merged(chart: StackedBars) -> StackedBars:

@@ -154,7 +154,7 @@ def test_stacks_are_running_sums_the_longest_first() -> None:
     assert text is not None
     assert text.splitlines()[-2:] == ["  bar [1.500]", "  bar [1.000]"]
     assert "#f59e0b, #3b82f6" in text
-    assert mermaid.legend(chart) == "From the bottom: 🟦 p, 🟧 q"
+    assert mermaid.legend(chart) == "🟦 p, 🟧 q"
 
 
 def test_lines_over_runs_have_a_colour_each_and_only_whole_ones_are_drawn() -> None:
@@ -165,9 +165,14 @@ def test_lines_over_runs_have_a_colour_each_and_only_whole_ones_are_drawn() -> N
     text = mermaid.diagram(chart)
     assert text is not None
     assert text.count("  line [") == 1
-    assert '"run 19"]' in text
-    assert len(re.findall(r'"run \d+"', text)) == 12
-    assert mermaid.legend(chart) == "🟦 stock"
+    assert '"11", "12"]' in text
+    assert mermaid.legend(chart) == "🟦 stock; the last 12 runs, from run 8 to run 19"
+
+
+def test_no_two_bars_have_one_place() -> None:
+    text = mermaid.diagram(bars("a`", "a<", "b"))
+    assert text is not None
+    assert 'x-axis ["a", "a 2", "b"]' in text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0, 0.0, 1e300])
