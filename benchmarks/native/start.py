@@ -41,7 +41,7 @@ def main() -> None:
     sides: dict[str, dict[str, str]] = {
         "tensorflow": {"BACKEND": "tensorflow", "TFSLIM_MODEL_PATH": str(options.model)},
         "capi": {"BACKEND": "capi", "TFSLIM_MODEL_PATH": str(options.model)},
-        "capi, no Grappler": {
+        "capi no-grappler": {
             "BACKEND": "capi",
             "TFSLIM_MODEL_PATH": str(options.model),
             "GRAPPLER": "off",
@@ -49,8 +49,8 @@ def main() -> None:
     }
     if options.frozen:
         frozen = {"BACKEND": "capi", "TFSLIM_MODEL_PATH": str(options.frozen)}
-        sides["capi, frozen"] = frozen
-        sides["capi, frozen, no Grappler"] = {**frozen, "GRAPPLER": "off"}
+        sides["frozen"] = frozen
+        sides["frozen no-grappler"] = {**frozen, "GRAPPLER": "off"}
     sides = {name: env for name, env in sides.items() if name not in options.skip.split(",")}
     body = None
     found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}

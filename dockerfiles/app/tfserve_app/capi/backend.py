@@ -12,7 +12,13 @@ from pathlib import Path
 from tfserve_app.backend import Array, BackendInfo, Signature, TensorSpec
 from tfserve_app.capi.gpus import gpu_names
 from tfserve_app.capi.guard import refuse_gpu
-from tfserve_app.capi.library import Library, Output, StatusError, open_library
+from tfserve_app.capi.library import (
+    Library,
+    Output,
+    StatusError,
+    open_library,
+    release_memory,
+)
 from tfserve_app.capi.metagraph import Endpoint, Entry
 from tfserve_app.capi.model import load_model
 from tfserve_app.capi.options import SessionOptions
@@ -83,6 +89,7 @@ class CapiBackend:
                 "tf.saved_model.save(model, path, signatures=…)"
             )
         loaded = time.monotonic()
+        self._unasked = set(self._bound)
         self._timings = {"import_s": opened - started, "load_s": loaded - opened}
         self._marks = {
             "tensorflow_imported": opened,
@@ -127,9 +134,22 @@ class CapiBackend:
             found = self._model.session.run(bound.feeds, list(fed.values()), bound.fetches)
         except StatusError as error:
             raise _as_answer(error) from error
+        finally:
+            if signature in self._unasked:
+                self._asked_first(signature)
         tensors: dict[str, Tensor] = dict(zip(bound.outputs, found, strict=True))
         tensors |= {name: fed[source] for name, source in bound.echoes.items()}
         return {name: tensors[name].to_array(name) for name in sorted(tensors)}
+
+    def _asked_first(self, signature: str) -> None:
+        """Give freed memory back to the system once every signature has run, in the warm-up.
+
+        The first run optimises the signature's graph, and makes and frees copies of it doing so:
+        30 MB for a model of 14 MB, 130 MB when its weights are constants in the graph.
+        """
+        self._unasked.discard(signature)
+        if not self._unasked:
+            release_memory()
 
     def close(self) -> None:
         """Give the model's memory back; a process that ends need not."""

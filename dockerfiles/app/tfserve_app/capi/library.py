@@ -19,7 +19,16 @@ from typing import Any
 
 from tfserve_app.errors import ModelLoadError
 
-__all__ = ["LIBRARY", "Buffer", "Library", "Output", "StatusError", "find_library", "open_library"]
+__all__ = [
+    "LIBRARY",
+    "Buffer",
+    "Library",
+    "Output",
+    "StatusError",
+    "find_library",
+    "open_library",
+    "release_memory",
+]
 
 LIBRARY = "libtensorflow_cc.so.2"
 
@@ -179,6 +188,13 @@ class Library:
 @cache
 def _error(code: int) -> type[StatusError]:
     return type(_ERRORS.get(code, "UnknownError"), (StatusError,), {})
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system, where the C library knows how (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def find_library() -> Path:
