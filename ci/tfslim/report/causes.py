@@ -10,6 +10,7 @@ from tfslim.images.inspection import FileUse, Inspection
 __all__ = ["CAUSES", "by_cause", "is_library", "library_name"]
 
 CAUSES = {
+    "gpu": "GPU code",  # of an image whose GPUs are not known
     "gpu-own": "GPU code for its GPUs",
     "gpu-other": "GPU code for other GPUs",
     "gpu-portable": "PTX and LTO-IR",
@@ -47,7 +48,8 @@ def by_cause(size: Inspection, gpus: Sequence[str]) -> dict[str, int]:
 
     Args:
         size: The inspection.
-        gpus: Compute capabilities that the image is for, such as "90".
+        gpus: Compute capabilities that the image is for, such as "90"; empty where that is not
+            known.
     """
     parts = dict.fromkeys(CAUSES, 0)
     for kind in size.kinds:
@@ -89,6 +91,8 @@ def _gpu_cause(arch: str, gpus: Sequence[str]) -> str:
     code = _CUBIN.fullmatch(arch)
     if code is None:
         return "gpu-portable"
+    if not gpus:
+        return "gpu"
     for text in gpus:
         gpu = _GPU.fullmatch(text)
         if gpu is None or gpu[1] != code[1]:

@@ -34,6 +34,7 @@ _FONT = 9.5  # points; nothing is smaller than 9
 # Okabe and Ito's colours, which people with any kind of colour vision tell apart, and tints of them
 # for parts that belong together (https://jfly.uni-koeln.de/color/).
 _COLOURS = {
+    "gpu": "#004B7A",
     "gpu-own": "#0072B2",
     "gpu-other": "#56B4E9",
     "gpu-portable": "#B5DDF5",

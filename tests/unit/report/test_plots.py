@@ -224,7 +224,7 @@ def test_causes_add_up_to_the_image() -> None:
         ("sm_120", ["120", "90"], "gpu-own"),
         ("compute_90", ["90"], "gpu-portable"),
         ("lto_90", ["90"], "gpu-portable"),
-        ("sm_90", [], "gpu-other"),
+        ("sm_90", [], "gpu"),
     ],
 )
 def test_gpu_code_counts_for_the_gpus_that_run_it(arch: str, gpus: list[str], cause: str) -> None:
