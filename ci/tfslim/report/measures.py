@@ -34,7 +34,8 @@ class Measured(BaseModel):
         device: "CPU" or the GPUs' names; empty for sizes.
         values: One a launch (the median within it); one alone for a size, which has no spread.
         yardstick: The same of `stock`, from launches that took turns with these; empty without.
-        detail: Part of another measure (a phase of a start): in the history, not judged.
+        detail: Part of another measure (a phase of a start), or made too seldom to be judged (a
+            pull): in the history alone.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -172,8 +173,9 @@ def _cold_starts(record: RunRecord) -> Iterator[_Sample]:
         if launch.read_bytes is not None:
             yield _Sample(name, f"read {cache}", *at, launch.read_bytes, "bytes", detail=True)
     for pull in starts.pulls:
-        yield _Sample(pull.subject, "pull-time", starts.device, 0, pull.pull_s)
-        yield _Sample(pull.subject, "unpack-time", starts.device, 0, pull.unpack_s)
+        at = (starts.device, 0)
+        yield _Sample(pull.subject, "pull-time", *at, pull.pull_s, detail=True)
+        yield _Sample(pull.subject, "unpack-time", *at, pull.unpack_s, detail=True)
 
 
 def _in_process(record: RunRecord) -> Iterator[_Sample]:
