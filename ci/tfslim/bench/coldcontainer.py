@@ -96,7 +96,8 @@ class Lines:
 
     def tail(self) -> str:
         """Return the last lines, for a message."""
-        return "\n".join(line for _, line in self._lines[-_LOG_LINES:])
+        said = "\n".join(line for _, line in self._lines[-_LOG_LINES:])
+        return said or "It printed nothing."
 
 
 @dataclass
@@ -121,6 +122,7 @@ class Running:
         """Yield a client of the service."""
         bindings = self.container.ports.get(self.port or "")
         if not bindings:
+            self.lines.since(0, wait=1.0)  # what it said may be on its way
             raise ServiceError(
                 f"{self.spec.image} exited as soon as it was started", why=self.lines.tail()
             )
@@ -138,7 +140,7 @@ class Running:
             raise ServiceError(
                 f"{self.spec.image} exited with status {status} before it was ready",
                 why=self.lines.tail(),
-                way_out=f"Its log is above. `docker run --rm {self.spec.image}` shows it live.",
+                way_out=f"`docker run --rm {self.spec.image}` shows it live.",
             )
         if time.monotonic() - self.asked > self.spec.ready_timeout:
             raise ServiceError(
