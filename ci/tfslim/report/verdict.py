@@ -86,10 +86,10 @@ def _changed(source: Source, wanted: str) -> Iterator[str]:
     for item in measure_changes(source):
         seems = wanted == "worse" or _seems_worse(item)
         if item.verdict == wanted and seems:
-            tell = "is worse" if wanted == "worse" else "may be worse; the samples cannot tell"
+            tell = "is worse" if wanted == "worse" else "may be worse, the samples cannot tell"
             now = figures.quantity(item.value, item.unit)
             yield (
-                f"{plain(item.subject, 40)}: {plain(item.measure, 40)} {now} {tell}: "
+                f"{plain(item.subject, 40)}: {plain(item.measure, 40)} {tell}: {now}, "
                 f"{delta(item)} against {source.baseline}"
             )
 

@@ -91,7 +91,7 @@ def test_what_is_worse_than_the_baseline_is_the_verdict() -> None:
     now, before = records.full(1.15), records.full()
     report = render.make_report(now, against(now, before))
     assert report.status == "bad"
-    assert report.verdict == "inference: pull 1.26 GB is worse: +165 MB, +15 % against main"
+    assert report.verdict == "inference: pull is worse: 1.26 GB, +165 MB, +15 % against main"
     assert any("cold-start" in alarm for alarm in report.alarms)
 
 
