@@ -576,6 +576,7 @@ def bench_verb(
         record = cli_bench.measure_sources(
             names, config, wish, setup_engine=setup_engine, ui=common.ui
         )
+        cli_bench.keep_verdicts(record, config.bench.margin, output)
         if not common.json:
             common.show(None, cli_bench.verdicts(record, config.bench.margin))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
@@ -28,6 +29,7 @@ from tfslim.ui import Ui
 
 __all__ = [
     "Wish",
+    "keep_verdicts",
     "measure_sources",
     "measure_variants",
     "options",
@@ -228,6 +230,16 @@ def verdicts(record: RunRecord, margin: float) -> RenderableType:
         parts += [Text(note, style="dim") for note in _notes(compared)]
     parts += [_scenario_text(run) for run in record.loadgen]
     return Group(*parts)
+
+
+def keep_verdicts(record: RunRecord, margin: float, folder: Path) -> Path:
+    """Write the same as data, beside the record: `side-by-side.json`."""
+    compared = compare_runs(record.in_process, record.http, margin)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "side-by-side.json"
+    data = [item.model_dump(mode="json") for item in compared]
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def _refuse_for_variants(wish: Wish) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,15 @@ def test_verdicts_are_a_table_with_its_legend() -> None:
     assert "faster" in text
     assert "same: the whole interval lies within ±3%" in text
     assert "MLPerf Server, b: valid; Completed samples per second 19.5 (5 s where" in text
+
+
+def test_verdicts_are_kept_as_data(tmp_path: Path) -> None:
+    calls = [run(n, turn, s) for n, s in (("a", 1.0), ("b", 2.0)) for turn in range(5)]
+    record = RunRecord(started=now(), environment=environment(None, "none"), in_process=calls)
+    (found,) = json.loads(cli_bench.keep_verdicts(record, 0.03, tmp_path / "new").read_text())
+    assert (found["subject"], found["baseline"]) == ("b", "a")
+    assert found["comparison"]["verdict"] == "slower"
+    assert found["comparison"]["ratio"]["value"] == 2.0
 
 
 def test_one_subject_has_no_verdict() -> None:
