@@ -148,7 +148,7 @@ def _log_ready(service: Service, marks: dict[str, float]) -> None:
     log_event(
         "ready",
         **{name: round(value, 4) for name, value in seconds.items()},
-        marks={name: round(value, 4) for name, value in reached.items()},
+        marks={name: round(reached[name], 4) for name in sorted(reached, key=reached.__getitem__)},
         tensorflow=info.tensorflow_version,
         gpus=list(info.gpus),
         warmup_failed=warmup.failed if warmup else {},
