@@ -15,10 +15,16 @@ from rich.table import Table
 from rich.text import Text
 
 from tfslim.bench.loadgen import SCENARIOS, Scenario, check_loadgen
-from tfslim.bench.results import LoadgenRun
+from tfslim.bench.results import HttpRun, InProcessRun, LoadgenRun
 from tfslim.bench.scenarios import measure_scenarios
 from tfslim.bench.sources import is_source, open_subjects
-from tfslim.bench.throughput import Compared, compare_runs, measure_calls, measure_services
+from tfslim.bench.throughput import (
+    Compared,
+    compare_runs,
+    doubts,
+    measure_calls,
+    measure_services,
+)
 from tfslim.config import Config
 from tfslim.engine.engine import Engine, find_engine
 from tfslim.errors import ConfigError
@@ -186,7 +192,8 @@ def measure_sources(
     settings = config.bench
     with open_subjects(names, settings, model=model, engine=engine, ui=ui) as opened:
         subjects, gpu = opened.subjects, opened.device.gpu
-        calls, runs = [], []
+        calls: list[InProcessRun] = []
+        runs: list[HttpRun] = []
         if wish.only != "http":
             calls = measure_calls(subjects, settings, group=0, gpu=gpu, ui=ui)
         if wish.only != "calls":
@@ -199,11 +206,7 @@ def measure_sources(
             in_process=calls,
             http=runs,
             loadgen=scenarios,
-            notes=[
-                f"{run.subject}: {run.kind} loop, batch {run.batch_size}: {run.limited_by}"
-                for run in runs
-                if run.limited_by
-            ],
+            notes=doubts(calls, runs),
         )
 
 

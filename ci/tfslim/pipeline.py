@@ -16,6 +16,7 @@ from tfslim.bench.device import Device, choose_device
 from tfslim.bench.loadgen import Scenario
 from tfslim.bench.results import ColdStarts
 from tfslim.bench.run import Measured, measure
+from tfslim.bench.throughput import doubts
 from tfslim.build.bake import BuiltImage, build_images
 from tfslim.build.bases import Base, ensure_bases
 from tfslim.compat import compat
@@ -145,7 +146,9 @@ class Line:
             if only != "sizes":
                 cold = self._cold_starts(group, device, folder) if only == "full" else ([], None)
                 measured = self._measure(group, number, device, scenarios)
-                found.append(_GroupResult(measured, *cold))
+                notes, starts = cold
+                notes = [*notes, *doubts(measured.calls, measured.http)]
+                found.append(_GroupResult(measured, notes, starts))
         return RunRecord(
             started=started,
             environment=environment(self.engine, device.text),

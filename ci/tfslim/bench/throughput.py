@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ __all__ = [
     "Launched",
     "Subject",
     "compare_runs",
+    "doubts",
     "measure_calls",
     "measure_services",
     "rotated",
@@ -222,6 +224,28 @@ def compare_runs(
         )
         for (_, measure, way), values in table.items()
         for baseline, subject in itertools.product(list(values)[:1], list(values)[1:])
+    ]
+
+
+def doubts(calls: Sequence[InProcessRun], http: Sequence[HttpRun]) -> list[str]:
+    """Return what makes figures doubtful, a sentence each: no steady speed, a busy generator."""
+    unsteady = Counter((call.subject, call.batch_size) for call in calls if not call.stable)
+    limited: dict[tuple[str, str, int], list[str]] = {}
+    for run in http:
+        if run.limited_by:
+            key = (run.subject, run.kind, run.batch_size)
+            limited.setdefault(key, []).append(run.limited_by)
+    return [
+        *(
+            f"{subject}: calls in a process, batch {size}: windows did not agree within 10 % in "
+            f"{count} launches"
+            for (subject, size), count in unsteady.items()
+        ),
+        *(
+            f"{subject}: {kind} loop over HTTP, batch {size}: the load generator may have limited "
+            f"{len(reasons)} runs ({reasons[0]})"
+            for (subject, kind, size), reasons in limited.items()
+        ),
     ]
 
 

@@ -18,7 +18,14 @@ import pytest
 
 from tfslim.bench import throughput
 from tfslim.bench.results import HttpRun, InProcessRun
-from tfslim.bench.throughput import Subject, compare_runs, measure_calls, measure_services, rotated
+from tfslim.bench.throughput import (
+    Subject,
+    compare_runs,
+    doubts,
+    measure_calls,
+    measure_services,
+    rotated,
+)
 from tfslim.config import BenchConfig
 from tfslim.ui import Ui
 
@@ -196,3 +203,13 @@ def test_nothing_is_claimed_from_runs_that_the_generator_limited() -> None:
     good = [http_run("a", turn, 1.0) for turn in range(5)]
     limited = [http_run("b", turn, 0.5, "the generator was busy") for turn in range(5)]
     assert compare_runs([], [*good, *limited], 0.03) == []
+
+
+def test_what_makes_figures_doubtful_is_told_once_with_its_number() -> None:
+    calls = [call_run("a:1", turn, 1.0).model_copy(update={"stable": False}) for turn in range(3)]
+    runs = [http_run("a:1", turn, 1.0, "it was late") for turn in range(2)]
+    assert doubts([*calls, call_run("b", 0, 1.0)], [*runs, http_run("b", 0, 1.0)]) == [
+        "a:1: calls in a process, batch 1: windows did not agree within 10 % in 3 launches",
+        "a:1: closed loop over HTTP, batch 2: the load generator may have limited 2 runs "
+        "(it was late)",
+    ]
