@@ -61,10 +61,6 @@ class Journal:
             file.write(f"{launch.model_dump_json()}\n")
         self.done.append(launch)
 
-    def close(self) -> None:
-        """Delete the file: the run is complete, and its launches are kept elsewhere."""
-        self.path.unlink(missing_ok=True)
-
 
 def _launch(line: str) -> ColdLaunch | None:
     """Read a line; None for the half line of a write that was cut off."""

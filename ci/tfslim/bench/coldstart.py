@@ -25,8 +25,9 @@ from tfslim.config import BenchConfig
 from tfslim.errors import TfslimError
 from tfslim.ui import Ui, human_bytes
 
-__all__ = ["State", "Subject", "Wish", "cold_starts", "model_name_of", "states"]
+__all__ = ["State", "Subject", "Wish", "cold_starts", "forget", "model_name_of", "states"]
 
+_JOURNAL = "launches.jsonl"
 _STILL_IN_MEMORY = 0.05  # share of the largest files from which "cold" has to be qualified
 _READ_WHILE_WARM = 32 * 10**6  # bytes from which "warm" has to be qualified
 
@@ -140,14 +141,14 @@ def cold_starts(
         settings: How long a service may take.
         wish: How often, and how.
         gpu: Ask the engine for GPUs.
-        folder: Where finished launches are kept until the run is complete.
+        folder: Where finished launches are kept, for a run that goes on; see `forget`.
         ui: Shows progress.
 
     Raises:
         TfslimError: An image does not serve, or the engine refused; what was measured is kept.
     """
     with _scratch() as jit:
-        path = folder / "launches.jsonl"
+        path = folder / _JOURNAL
         journal = Journal.open(path, _identity(client, subjects, wish, gpu=gpu))
         if journal.done:
             ui.note(
@@ -163,8 +164,12 @@ def cold_starts(
         launches=tuple(journal.done),
         notes=tuple(dict.fromkeys([*runner.notes, *_rest(runner), *_doubts(journal.done)])),
     )
-    journal.close()
     return result
+
+
+def forget(folder: Path) -> None:
+    """Delete what an interrupted run would go on with: the run is complete, its results kept."""
+    (folder / _JOURNAL).unlink(missing_ok=True)
 
 
 def _prepare(

@@ -219,7 +219,9 @@ def _cold(
     subject: _Image, found: Mapping[str, Any], rounds: int, ui: Ui
 ) -> tuple[dict[str, list[dict[str, float]]], str]:
     """Start out of an empty page cache, with and without read-ahead; or say why not."""
-    cache = choose("drop" if rounds else "off", [Path("/")])
+    if not rounds:
+        return {}, "cold starts: not measured: switched off (--explain-cold 0)"
+    cache = choose("drop", [Path("/")])
     if cache.way == "off":
         return {}, f"cold starts: {cache.text}"
     ways = ["on", "off"] if found["interpreter"]["prefetch"] else ["on"]

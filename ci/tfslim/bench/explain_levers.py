@@ -13,7 +13,8 @@ __all__ = ["Lever", "levers_of"]
 
 State = Literal["used", "not used", "in part", "not applicable", "not known"]
 
-_ELSEWHERE = "not measured on this image: benchmarks/levers has it for one of ours"
+_ELSEWHERE = "not measured on this image; docs/start-levers.md has figures of ours"
+_FIXED = "not measured: it cannot be switched"
 # Stock TensorFlow 2.21 looks up some 570,000; with hidden symbols some 100,000 are left.
 _MANY_LOOKUPS = 250_000
 _DEBIANS = ("debian", "ubuntu")
@@ -177,13 +178,12 @@ def _built(found: Mapping[str, Any]) -> Lever:
     by_distribution = known["distribution"] in _DEBIANS and known["base"].startswith("/usr/bin/")
     flags = f"PGO {_yes(known['pgo'])}, LTO {_yes(known['lto'])} by sysconfig"
     if known["pgo"]:
-        return Lever(name=_BUILT, state="used", detail=flags)
+        return Lever(name=_BUILT, state="used", detail=flags, measured=_FIXED)
     if by_distribution:
         detail = "Debian builds its python3 with both (debian/rules) and takes the flags out again"
-        return Lever(name=_BUILT, state="used", detail=detail)
-    return Lever(
-        name=_BUILT, state="not known", detail=f"{flags}; docker.io/library/python has both"
-    )
+        return Lever(name=_BUILT, state="used", detail=detail, measured=_FIXED)
+    detail = f"{flags}; docker.io/library/python has both"
+    return Lever(name=_BUILT, state="not known", detail=detail, measured=_FIXED)
 
 
 def _yes(value: object) -> str:
