@@ -14,7 +14,7 @@ import docker
 
 from tfslim.bench import coldtext
 from tfslim.bench.coldfind import Find
-from tfslim.bench.coldstart import Subject, Wish, cold_starts, model_name_of
+from tfslim.bench.coldstart import Subject, Wish, cold_starts, forget, model_name_of
 from tfslim.bench.device import choose_device
 from tfslim.bench.registry import find_tools, measure_pull
 from tfslim.bench.results import ColdStarts, Pull
@@ -149,6 +149,7 @@ def perform(
     _write(result, folder)
     record = keep_cold_starts(result, environment(line.engine, device.text), folder)
     ui.note(f"in the run record, too: {record}")
+    forget(folder)
     return result
 
 

@@ -158,13 +158,12 @@ def cold_starts(
         runner = _prepare(client, subjects, settings, wish, journal, gpu=gpu, jit=jit, ui=ui)
         _run(runner, subjects, wish.launches, ui)
     gpus = next((found.gpus for found in runner.found.values() if found.gpus), ())
-    result = ColdStarts(
+    return ColdStarts(
         device=", ".join(gpus) or "CPU",
         cold_cache=runner.cache.text,
         launches=tuple(journal.done),
         notes=tuple(dict.fromkeys([*runner.notes, *_rest(runner), *_doubts(journal.done)])),
     )
-    return result
 
 
 def forget(folder: Path) -> None:

@@ -48,6 +48,7 @@ def test_images_by_reference_or_by_a_name(engine: FakeDocker, tmp_path: Path) ->
     assert [one.subject for one in result.launches] == ["mine", "you/other", "you/other", "mine"]
     assert any("it needs root" in note for note in result.notes)
     assert ColdStarts.model_validate_json((tmp_path / "coldstart.json").read_text()) == result
+    assert not (tmp_path / "launches.jsonl").exists()
     record = RunRecord.load(tmp_path / "report.json")
     assert record.cold_starts == result
     assert "| mine |" in (tmp_path / "coldstart.md").read_text()

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from cold_fakes import FakeDocker, FakeImage
-from tfslim.bench.coldstart import State, Subject, Wish, cold_starts, model_name_of, states
+from tfslim.bench.coldstart import (
+    State,
+    Subject,
+    Wish,
+    cold_starts,
+    forget,
+    model_name_of,
+    states,
+)
 from tfslim.bench.results import ColdStarts
 from tfslim.config import BenchConfig
 from tfslim.errors import InputError, ServiceError
@@ -44,7 +52,15 @@ def test_images_take_turns_and_each_turn_begins_with_another(tmp_path: Path) -> 
     assert {(one.page_cache, one.jit_cache) for one in result.launches} == {("warm", "none")}
     assert result.device == "CPU"
     assert result.cold_cache.startswith("not measured")
+    forget(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_was_interrupted_after_its_launches_makes_none_again(tmp_path: Path) -> None:
+    before = run(FakeDocker(images()), tmp_path)
+    again = FakeDocker(images())
+    assert run(again, tmp_path).launches == before.launches
+    assert again.starts == {"x/a": 1, "x/b": 1, "x/c": 1}  # not counted
 
 
 def test_a_crash_keeps_what_was_measured_and_the_next_run_goes_on(tmp_path: Path) -> None:
