@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from tfslim.parity.kinds import kind_of
+from tfslim.parity.kinds import REFUSED, kind_of
 from tfslim.parity.messages import essence, from_graph
 from tfslim.parity.results import Call, Environment, ModelResult, Output
 from tfslim.parity.verdict import CallVerdict, Mode, ModelVerdict, OutputVerdict, Rule, worst
@@ -197,6 +197,10 @@ def _judge_errors(rule: Rule, stock: Call, slim: Call) -> dict[str, Any]:
     Errors have to be of one type and say the same. Two that nodes of the graph gave need not say
     the same; where the input was wrong on purpose, it is enough that the graph refused it.
     """
+    if rule.kinds and stock.kind == "misuse" and slim.error and slim.error.type == REFUSED:
+        # Whatever serves, the service refuses this before its backend is asked; Python's signatures
+        # of models from TensorFlow 1 and Keras 2 take other shapes than they name.
+        return {"outcome": "passed", "reason": ""}
     if stock.error is None or slim.error is None:
         return _failed(f"an error on one side only: {'stock' if stock.error else 'slim'}")
     in_graphs = from_graph(stock.error.message) and from_graph(slim.error.message)

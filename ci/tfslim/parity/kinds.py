@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-__all__ = ["kind_of"]
+__all__ = ["REFUSED", "kind_of"]
 
 Kind = Literal["refused", "busy", "failed"]
+
+# What native.py says of inputs that the service refuses before it asks its backend.
+REFUSED: Final = "RefusedError"
 
 _KINDS: Final[dict[str, Kind]] = {
     # Of Python, from binding inputs to a signature.
     "TypeError": "refused",
     "ValueError": "refused",
     # Of native.py and the service, for the same.
-    "RefusedError": "refused",
+    REFUSED: "refused",
     "InputRejectedError": "refused",
     # Of TensorFlow (tf.errors), by either way: what the service answers with 400, and 503.
     "InvalidArgumentError": "refused",

@@ -296,6 +296,21 @@ def test_errors_of_the_c_api_are_compared_by_kind(read: Any) -> None:
     assert both("TypeError", "NotFoundError") == "failed"
 
 
+def test_what_the_service_refuses_need_not_be_refused_by_python(read: Any) -> None:
+    """Signatures of Keras 2 take other ranks than they name; the service does not."""
+
+    def sides(type_: str, kind: str) -> tuple[Answers, Answers]:
+        stock, slim = Answers().run(x=[1.0]), Answers().run(x=[1.0])
+        output = stock.calls[1]["outputs"]
+        stock.add(kind, "serve", "wrong rank", outputs=output)
+        slim.error(type_, "shape [1, 1] does not fit", kind=kind, case="wrong rank")
+        return stock, slim
+
+    assert native(*sides("RefusedError", "misuse"), read).outcome == "passed"
+    assert native(*sides("NotFoundError", "misuse"), read).outcome == "failed"
+    assert native(*sides("RefusedError", "run"), read).outcome == "failed"
+
+
 def test_values_of_the_c_api_count_to_the_last_bit(read: Any) -> None:
     near = np.nextafter(np.float32(1.0), np.float32(2.0))
     verdict = native(Answers().run(x=np.float32(1.0)), Answers().run(x=near), read)
