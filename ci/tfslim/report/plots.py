@@ -199,8 +199,9 @@ def _stacked(chart: StackedBars, theme: Theme) -> Figure:
     _rows(axes, chart.rows)
     axes.set_xlabel(chart.unit)
     axes.set_title(chart.title, fontweight="bold")
-    figure.legend(loc="outside lower left", ncols=3, handlelength=1.1, columnspacing=1.4,
-                  handletextpad=0.5)  # fmt: skip
+    if chart.segments:
+        figure.legend(loc="outside lower left", ncols=3, handlelength=1.1, columnspacing=1.4,
+                      handletextpad=0.5)  # fmt: skip
     return figure
 
 

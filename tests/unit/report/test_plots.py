@@ -91,6 +91,7 @@ CHARTS: dict[str, Chart] = {
     "a narrow range": curves(2, 3, spread=0.001),
     "a wide range": curves(2, 3, spread=4000.0),
     "two runs": trends(1, 2),
+    "no bytes": StackedBars("bars", "Disk by cause", "GB", ("stock",), ()),
     "many runs": trends(8, 60),
 }
 
