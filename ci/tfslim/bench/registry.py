@@ -34,7 +34,7 @@ from tfslim.ui import Step, Ui, human_bytes
 
 __all__ = ["Tools", "find_tools", "measure_pull", "pull_seconds"]
 
-_RESERVE = 2 * 10**9  # bytes that a measurement must leave free
+_RESERVE = 5 * 10**9  # bytes that a measurement must leave free: others write meanwhile
 _START_SECONDS = 20.0
 _CONTAINERD_STORE = ["driver-type", "io.containerd.snapshotter.v1"]
 _NAMESPACE = "tfslim"
