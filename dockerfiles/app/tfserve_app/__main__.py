@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 import time
 
 FIRST_LINE = time.monotonic()
 # Next to nothing that a start makes is garbage; `server` turns it on again once the model is warm.
-gc.disable()
+if os.environ.get("TFSLIM_GC", "on").strip().lower() != "off":
+    gc.disable()
 
-import os  # noqa: E402 (the clock is read before anything else)
+# The clock is read, and the collector rests, before anything else is imported.
 from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402

@@ -127,8 +127,9 @@ def _load(service: Service, open_backend: Callable[[], Backend], marks: dict[str
         fail(f"model cannot be served: {type(error).__name__}: {error}", EXIT_MODEL)
     marks["warm"] = time.monotonic()
     # What a start has made stays: the collector need not look through it again and again.
-    gc.freeze()
-    gc.enable()
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     _log_ready(service, marks)
 
 

@@ -100,13 +100,10 @@ class TensorFlowBackend:
             )
         _refuse_removed_ops(path)
         try:
-            try:
+            if not _has_lost_optimizer(path):
                 return self._tf.saved_model.load(str(path))
-            except AttributeError as error:
-                if "add_slot" not in str(error):
-                    raise
-                log(f"{path}: saved with its optimizer by an older Keras; loading without it")
-                return self._load_without_optimizer(path)
+            log(f"{path}: saved with its optimizer by an older Keras; loading without it")
+            return self._load_without_optimizer(path)
         except Exception as error:
             raise ModelLoadError(
                 f"{path}: TensorFlow {self._tf.__version__} cannot load this SavedModel: "
@@ -212,13 +209,37 @@ def _first_line(error: Exception) -> str:
     return lines[0][:_MESSAGE_LENGTH]
 
 
+def _has_lost_optimizer(path: Path) -> bool:
+    """True for a SavedModel with the values of an optimizer that Keras 3 no longer knows.
+
+    Loading it as it is fails late, in `add_slot`. TensorFlow looks up an object's type in the same
+    registry; where a model cannot be read, loading it says what is wrong.
+    """
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415
+    from tensorflow.core.protobuf import saved_model_pb2  # type: ignore[import-untyped]  # noqa: PLC0415
+    from tensorflow.python.saved_model import revived_types  # type: ignore[import-untyped]  # noqa: PLC0415
+
+    graph = saved_model_pb2.SavedModel()
+    try:
+        graph.ParseFromString((path / "saved_model.pb").read_bytes())
+    except (OSError, DecodeError):
+        return False
+    return any(
+        node.slot_variables
+        and node.WhichOneof("kind") == "user_object"
+        and revived_types.deserialize(node.user_object) is None
+        for meta_graph in graph.meta_graphs
+        for node in meta_graph.object_graph_def.nodes
+    )
+
+
 def _link_without_slot_variables(path: Path, shadow: Path) -> None:
     """Fill `shadow` with links to a SavedModel's files, and its graph without slot variables.
 
     They are the optimizer's; Keras 3 can no longer restore them (`_UserObject` has no
     `add_slot`), and predicting needs none.
     """
-    from tensorflow.core.protobuf import saved_model_pb2  # type: ignore[import-untyped]  # noqa: PLC0415
+    from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415
 
     graph = saved_model_pb2.SavedModel()
     graph.ParseFromString((path / "saved_model.pb").read_bytes())
