@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -182,3 +183,60 @@ def test_it_leaves_no_process_behind_and_no_module(tree: Path, listed: Path) -> 
         "try: os.waitpid(-1, 0)\nexcept ChildProcessError: print('no child')"
     )
     assert python(tree, code).stdout == "['_tfslim_prefetch']\nno child\n"
+
+
+@pytest.fixture
+def with_keras(tmp_path: Path) -> Path:
+    """A slim tree whose TensorFlow asks for Keras and for second copies of its names."""
+    api = "tensorflow/_api/v2"
+    files = {
+        "tensorflow/__init__.py": "from tensorflow._api.v2 import compat, lite\n"
+        "import importlib\ntry: importlib.import_module('keras.src.optimizers')\n"
+        "except ImportError: pass\n",
+        f"{api}/__init__.py": "",
+        "tensorflow/_api/__init__.py": "",
+        f"{api}/compat/__init__.py": "print('compat')\nname = 'tf.compat'\n",
+        f"{api}/lite/__init__.py": "print('lite')\n",
+        "keras/__init__.py": "print('keras')\n",
+        "keras/src/__init__.py": "",
+        "keras/src/optimizers.py": "",
+    }
+    install(tmp_path, "tensorflow", files)
+    apply_plan(make_plan(tmp_path, make_policy("arch", parse_targets("90"))), tmp_path)
+    return tmp_path
+
+
+def said(tree: Path, code: str, **environment: str) -> list[str]:
+    done = python(tree, code, **environment)
+    assert not done.stderr
+    return done.stdout.splitlines()
+
+
+def test_keras_is_imported_when_it_is_used(with_keras: Path) -> None:
+    code = "import tensorflow\nprint('done')\nimport keras.src.optimizers"
+    assert [line for line in said(with_keras, code) if line in ("done", "keras")] == [
+        "done",
+        "keras",
+    ]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="lazy modules are not for threads before")
+def test_second_copies_of_names_are_imported_when_they_are_used(with_keras: Path) -> None:
+    code = "import tensorflow as tf\nprint('done')\nprint(tf.compat.name)"
+    assert said(with_keras, code) == ["done", "compat", "tf.compat"]
+
+
+def test_what_was_imported_before_and_what_is_asked_later_is_as_ever(with_keras: Path) -> None:
+    code = "import keras, tensorflow, sys\nprint([f for f in sys.meta_path if 'Later' in str(f)])"
+    lines = said(with_keras, code)
+    assert (lines[0], lines[-1]) == ("keras", "[]")
+
+
+@pytest.mark.parametrize("switch", [{"TFSLIM_LAZY": "off"}, {"TF_USE_LEGACY_KERAS": "1"}])
+def test_later_can_be_switched_off(with_keras: Path, switch: dict[str, str]) -> None:
+    assert said(with_keras, "import tensorflow\nprint('done')", **switch) == [
+        "compat",
+        "lite",
+        "keras",
+        "done",
+    ]

@@ -3,18 +3,30 @@
 **Collector.** Importing TensorFlow makes some 380,000 objects and next to no garbage, and Python's
 cyclic garbage collector goes through them again and again meanwhile. Here it rests until the import
 has ended, and what exists then is set aside (`gc.freeze`), so that no later collection visits it.
+
+**Later.** TensorFlow imports Keras at the end of its own import, and whole second copies of its
+names (`tf.compat`) and of its converters (`tf.lite`) before. Each is imported when a program first
+uses it instead. TensorFlow itself has Keras come later (`KerasLazyLoader`), and takes an import
+that fails for one that was not wanted.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib.machinery
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 # A program that has made more objects before may need the collector to find some of them later.
 _MOST_OBJECTS = 200_000
+# From here on a module that is loaded on first use may be used by several threads at once
+# (python/cpython#117178).
+_LAZY_PYTHON = (3, 13)
+_LATER = ("tensorflow._api.v2.compat", "tensorflow._api.v2.lite")
 
 
 def wants_rest() -> bool:
@@ -44,15 +56,55 @@ def rest() -> Iterator[None]:
             gc.set_threshold(*thresholds)
 
 
-def resting(spec: Any) -> Any:
-    """Return a module's spec, changed so that the collector rests while the module is executed."""
+class Later:
+    """Asked before all other finders while TensorFlow is imported."""
+
+    @staticmethod
+    def find_spec(name: str, where: Any = None, target: Any = None) -> Any:
+        """Find what is loaded when it is used; refuse Keras, which is asked for again then.
+
+        Raises:
+            ModuleNotFoundError: For Keras.
+        """
+        if name == "keras":
+            raise ModuleNotFoundError("tfslim: Keras is imported when it is used", name=name)
+        if name not in _LATER or sys.version_info < _LAZY_PYTHON:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, where, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = importlib.util.LazyLoader(spec.loader)
+        return spec
+
+
+def wants_later() -> bool:
+    """True unless TFSLIM_LAZY=off, or Keras is not the one that TensorFlow brings."""
+    legacy = os.environ.get("TF_USE_LEGACY_KERAS", "") in ("true", "True", "1")
+    return os.environ.get("TFSLIM_LAZY", "on").strip().lower() != "off" and not legacy
+
+
+@contextmanager
+def later() -> Iterator[None]:
+    """Have modules that few programs use imported on first use, if they are asked for inside."""
+    sys.meta_path.insert(0, Later)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(Later)
+
+
+def faster(spec: Any) -> Any:
+    """Return TensorFlow's spec, changed so that the module is executed with less to do."""
     loader = spec.loader
     execute = loader.exec_module
 
     def exec_module(module: Any) -> None:
         # The loader is as it was from here on: whoever looks at it later finds nothing unusual.
         del loader.exec_module
-        with rest():
+        with ExitStack() as levers:
+            if wants_rest():
+                levers.enter_context(rest())
+            if wants_later():
+                levers.enter_context(later())
             execute(module)
 
     loader.exec_module = exec_module
