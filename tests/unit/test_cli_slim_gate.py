@@ -59,7 +59,8 @@ def verdict(outcome: Any) -> Verdict:
 @pytest.fixture
 def slimmed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give an image that is slimmed already: slimming has its own tests."""
-    done = type("Done", (), {"plan": TENSORFLOW, "outcome": None, "rewritten": None, "host_code": ()})()
+    fields = {"plan": TENSORFLOW, "outcome": None, "rewritten": None, "host_code": ()}
+    done = type("Done", (), fields)()
     monkeypatch.setattr(cli_slim, "slim_image", lambda *_, **__: done)
     monkeypatch.setattr(cli_slim, "Result", lambda **fields: fields)
 
