@@ -191,7 +191,8 @@ def with_keras(tmp_path: Path) -> Path:
     api = "tensorflow/_api/v2"
     files = {
         "tensorflow/__init__.py": "from tensorflow._api.v2 import compat, lite\n"
-        "import importlib\ntry: importlib.import_module('keras.src.optimizers')\n"
+        "import importlib.util\nassert importlib.util.find_spec('keras').origin\n"
+        "try: importlib.import_module('keras.src.optimizers')\n"
         "except ImportError: pass\n",
         f"{api}/__init__.py": "",
         "tensorflow/_api/__init__.py": "",

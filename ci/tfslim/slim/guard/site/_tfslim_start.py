@@ -56,6 +56,13 @@ def rest() -> Iterator[None]:
             gc.set_threshold(*thresholds)
 
 
+def _is_import() -> bool:
+    """True when an import asks: not `find_spec`, by which TensorFlow looks where Keras lies."""
+    # This function, Later.find_spec, importlib's _find_spec, and who called that.
+    frame = sys._getframe(3)
+    return frame.f_code.co_name == "_find_and_load_unlocked"
+
+
 class Later:
     """Asked before all other finders while TensorFlow is imported."""
 
@@ -66,7 +73,7 @@ class Later:
         Raises:
             ModuleNotFoundError: For Keras.
         """
-        if name == "keras":
+        if name == "keras" and _is_import():
             raise ModuleNotFoundError("tfslim: Keras is imported when it is used", name=name)
         if name not in _LATER or sys.version_info < _LAZY_PYTHON:
             return None
