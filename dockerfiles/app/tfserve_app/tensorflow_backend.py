@@ -246,6 +246,9 @@ def _link_without_slot_variables(path: Path, shadow: Path) -> None:
     for meta_graph in graph.meta_graphs:
         for node in meta_graph.object_graph_def.nodes:
             node.ClearField("slot_variables")
+            if node.user_object.identifier == "optimizer":
+                # For one of this name TensorFlow would import all of Keras, to know its type.
+                node.user_object.identifier = "_generic_user_object"
     for entry in path.iterdir():
         if entry.name != "saved_model.pb":
             (shadow / entry.name).symlink_to(entry.resolve())
