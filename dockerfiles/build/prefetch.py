@@ -190,6 +190,7 @@ def write(opened: Opened, target: Path) -> None:
     aside.write_text(text, encoding="utf-8")
     os.utime(aside, (EPOCH, EPOCH))
     aside.replace(target)
+    sys.stdout.flush()  # the process ends without Python's own end
 
 
 def record(target: Path) -> None:
