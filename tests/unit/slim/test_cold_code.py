@@ -21,6 +21,7 @@ from tfslim.ui import Ui
 
 LIBRARY = "libtensorflow_cc.so.2"
 FUNCTIONS = 600
+SHOW = "import sys; from tfslim.slim.cold import runtime; sys.stdout.buffer.write(runtime.compiled()[:4])"
 PATHS = ":".join(["$ORIGIN"] * 8)  # named several times, as TensorFlow's build does
 
 pytestmark = pytest.mark.skipif(
@@ -209,6 +210,22 @@ def test_without_a_compiler_it_says_what_to_install(
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(SlimError, match="needs a C compiler"):
         put_aside(tree, None, Ui(quiet=True))
+
+
+def test_what_was_compiled_before_needs_no_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Path(apply.__file__).parents[2]
+    shutil.copytree(package, tmp_path / "tfslim", ignore=shutil.ignore_patterns("__pycache__"))
+    module = "tfslim.slim.cold.runtime"
+    for code, path in ((["-m", module], os.environ["PATH"]), (["-c", SHOW], "/nowhere")):
+        done = subprocess.run(
+            [sys.executable, *code],
+            env={"PATH": path, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            check=True,
+        )
+    assert done.stdout == b"\x7fELF"
 
 
 def test_a_library_without_room_is_left_as_it_is(compiled: Path, tmp_path: Path) -> None:

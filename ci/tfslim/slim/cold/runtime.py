@@ -17,7 +17,8 @@ from tfslim.errors import SlimError
 __all__ = ["compiled"]
 
 _SOURCE: Final = Path(__file__).with_name("runtime.c")
-_READY: Final = Path(__file__).with_name("runtime.so")
+# Not runtime.so: Python would import that in place of this module.
+_READY: Final = Path(__file__).with_name("runtime.bin")
 _SECONDS: Final = 120
 _OPTIONS: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-s", "-Wl,-z,nodelete,-z,now")
 _STATIC_ZSTD: Final = ("-Wl,--exclude-libs,ALL", "-l:libzstd.a")
