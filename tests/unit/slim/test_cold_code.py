@@ -21,7 +21,10 @@ from tfslim.ui import Ui
 
 LIBRARY = "libtensorflow_cc.so.2"
 FUNCTIONS = 600
-SHOW = "import sys; from tfslim.slim.cold import runtime; sys.stdout.buffer.write(runtime.compiled()[:4])"
+SHOW = (
+    "import sys; from tfslim.slim.cold.runtime import compiled; "
+    "sys.stdout.buffer.write(compiled()[:4])"
+)
 PATHS = ":".join(["$ORIGIN"] * 8)  # named several times, as TensorFlow's build does
 
 pytestmark = pytest.mark.skipif(
