@@ -333,6 +333,9 @@ _JSON_TYPES: dict[str, set[type]] = {
 def _check_shape(shape: tuple[int, ...], spec: TensorSpec, name: str) -> None:
     if not spec.fits(shape):
         raise RequestError(f"input {name!r}: expected {spec}, got shape {list(shape)}")
+    if 0 in shape and 0 not in (spec.shape or ()):
+        # Some of TensorFlow's kernels divide by a size and end the process.
+        raise RequestError(f"input {name!r}: shape {list(shape)} is empty; send at least one")
 
 
 def _string(leaf: object, name: str) -> bytes:

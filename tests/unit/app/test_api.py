@@ -239,6 +239,7 @@ def test_an_error_about_tensors_carries_the_signature(client: Client) -> None:
             "got float64[1, 2]; convert it, for example",
         ),
         (npy(np.ones((2, 3), np.float32)), "expected float32[?,2], got shape [2, 3]"),
+        (npy(np.ones((0, 2), np.float32)), "shape [0, 2] is empty; send at least one"),
         (npy(np.array([{"no": "pickles"}])), "no objects"),
         (npy(np.zeros(1, dtype=[("a", "f4")])), "no objects"),
         (npy(np.ones((1, 2), np.float32))[:-1], "is 8 bytes, but 7 bytes follow"),
