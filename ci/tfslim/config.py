@@ -25,6 +25,7 @@ __all__ = [
     "Config",
     "ImageConfig",
     "ModelConfig",
+    "PushConfig",
     "SecretsConfig",
     "Threshold",
     "VariantName",
@@ -187,6 +188,32 @@ class ImageConfig(_Section):
     jupyter: bool = Field(False, description="Add JupyterLab to the training image.")
 
 
+class PushConfig(_Section):
+    """Where images go with `tfslim build --push`, and what is attested of them there."""
+
+    repository: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9]([a-z0-9._/:-]|\{variant\})*$",
+        description="Images go to REPOSITORY/VARIANT; {variant} in it puts the name elsewhere.",
+    )
+    tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}$")], ...] = Field(
+        (),
+        description="Such as 1.2 and 1; -sm90 is added where an image holds GPU code for these "
+        "architectures alone. The local tag's version if none is given.",
+    )
+    provenance: Literal["max", "min", "off"] = Field(
+        "max", description="How the image was made, as BuildKit attests it (SLSA)."
+    )
+    sbom: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]*$")] = Field(
+        "auto",
+        description="auto: a list of packages made by a generator of tfslim's own (syft), or by "
+        "BuildKit's where builds run outside the engine; off: none; else a generator's image.",
+    )
+    annotations: dict[str, str] = Field(
+        default_factory=dict, description="Added to those that tfslim writes, or in their place."
+    )
+
+
 class SecretsConfig(_Section):
     """Files given to builds as BuildKit secrets: used by pip there, never part of an image."""
 
@@ -336,6 +363,12 @@ class Config(_Section):
     image: ImageConfig = ImageConfig()
     cache: CacheConfig = CacheConfig()
     secrets: SecretsConfig = SecretsConfig()
+    builder: str | None = Field(
+        None,
+        description="A builder of buildx by name, or the address of a BuildKit (tcp://…, unix://…, "
+        "kubernetes://NAMESPACE); by default the engine's own, or a container beside it.",
+    )
+    push: PushConfig = PushConfig()
     bench: BenchConfig = BenchConfig()
     budgets: dict[VariantName | Literal["default"], Budget] = Field(
         default_factory=dict,

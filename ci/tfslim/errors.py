@@ -16,6 +16,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "NetworkError",
+    "PushError",
     "ServiceError",
     "SlimError",
     "TfslimError",
@@ -124,3 +125,10 @@ class VerifyError(TfslimError):
 
     exit_code = 11
     label = "verify"
+
+
+class PushError(TfslimError):
+    """A registry refused an image, holds something else than was pushed, or must not get it."""
+
+    exit_code = 12
+    label = "push"
