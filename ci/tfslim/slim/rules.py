@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tfslim.errors import ConfigError, SlimError
 from tfslim.slim.archs import Targets
+from tfslim.slim.proofs import load_proofs
 from tfslim.slim.trace import Trace, module_name, package_path
 
 __all__ = [
@@ -68,7 +69,6 @@ class _Rule(BaseModel):
             depends on the tree or the models.
         risk: What someone could still notice.
         proof: How it is shown, for each file, that nothing else changed.
-        gpu: Where it was proved on a GPU: "proved on <GPU, driver, date>" or "not proved on a GPU".
     """
 
     model_config = ConfigDict(
@@ -85,16 +85,25 @@ class _Rule(BaseModel):
     bytes: int = 0
     risk: str
     proof: str
-    gpu: str = "not proved on a GPU"
 
     @property
     def explained(self) -> str:
         """What stand-ins say of what it removed."""
         return f"removed by tfslim (rule {self.id}); slim with --keep {self.keep} to have it"
 
+    @property
+    def gpu(self) -> str:
+        """Where it was proved on a GPU, or that it was not; from `proofs.yaml`."""
+        return load_proofs().text(self.id)
+
+    @property
+    def demoted(self) -> bool:
+        """True when it failed on a GPU and has not passed there since: then it is as optional."""
+        return load_proofs().demoted(self.id)
+
     def wanted(self, keep: Collection[str], also: Collection[str], trace: Trace | None) -> bool:
         """True when the rule is followed, given what the user said and what the models reach."""
-        if self.keep in keep or (self.optional and self.keep not in also):
+        if self.keep in keep or ((self.optional or self.demoted) and self.keep not in also):
             return False
         return not self.unless_ops or (trace is not None and not self.needed_by(trace.ops))
 

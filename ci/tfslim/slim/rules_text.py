@@ -17,6 +17,10 @@ above it. Made from the rule files in `ci/tfslim/slim/rules/`: `tfslim rules > d
 
 Bytes are what keeping it costs on TensorFlow 2.21.0 with its CUDA packages, slimmed for sm_90.
 `--keep WORD` keeps it; an optional rule is followed with `--also WORD`.
+
+"GPU" says where a rule was proved on one, from `ci/tfslim/slim/proofs.yaml`, which
+`benchmarks/gpu/prove.py` writes ([gpu-proof.md](gpu-proof.md)). A rule that failed on a GPU is followed
+with `--also WORD` alone until it has passed there.
 """
 # Fields that say what a rule speaks of.
 _PATTERNS = ("files", "in_packages", "distributions", "sections", "packages")
@@ -48,6 +52,8 @@ def _rule(rule: Rule) -> Iterator[str]:
     yield f"- Takes out: {_what(rule)}"
     if rule.optional:
         yield f"- Optional: followed with `--also {rule.keep}`"
+    if rule.demoted:
+        yield f"- Demoted: it failed on a GPU; followed with `--also {rule.keep}` alone"
     if rule.unless_ops:
         yield f"- Only with a trace that reached none of these ops: {_listed(rule.unless_ops)}"
     if rule.unless_installed:
