@@ -27,7 +27,9 @@ def lint(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the unit tests, in seconds; arguments go to pytest."""
     _install(session, "[dev]")
-    session.run("pytest", "-m", "not image and not gpu and not slow", *session.posargs)
+    session.run(
+        "pytest", "-m", "not image and not gpu and not slow and not action", *session.posargs
+    )
 
 
 @nox.session
@@ -62,4 +64,11 @@ def report(session: nox.Session) -> None:
 def e2e(session: nox.Session) -> None:
     """Build and smoke-test all variants for real; needs root or a Docker engine, and minutes."""
     _install(session, "[dev]")
-    session.run("pytest", "-m", "image", "-v", *session.posargs)
+    session.run("pytest", "-m", "image or action", "-v", *session.posargs)
+
+
+@nox.session
+def action(session: nox.Session) -> None:
+    """Run the GitHub Action end to end, offline, in a runner of its own; minutes."""
+    _install(session, "[dev]")
+    session.run("pytest", "-m", "action", "-v", *session.posargs)

