@@ -256,6 +256,18 @@ def test_a_side_file_gives_back_what_it_was_given(tmp_path: Path, hot: list[int]
     assert sidefile.read_code(place) == (7 * PAGE, code)
 
 
+def test_cold_code_that_resembles_hot_code_takes_little_room(tmp_path: Path) -> None:
+    once = os.urandom(64 * PAGE)
+    code = once + os.urandom(64 * PAGE) + once
+    hot = range(0, 64 * PAGE, PAGE)
+    runs = sidefile.cold_runs(0, len(code), hot)
+    place = tmp_path / "side"
+    sized = sidefile.write(place, code, 0, runs, library_size=1)
+    assert sized.cold == 128 * PAGE
+    assert sized.packed < 66 * PAGE
+    assert sidefile.read_code(place) == (0, code)
+
+
 @pytest.mark.parametrize("length", [0, 10, 70, 5000])
 def test_a_side_file_that_is_cut_off_is_refused(tmp_path: Path, length: int) -> None:
     place = tmp_path / "side"

@@ -42,6 +42,7 @@ struct header {
     uint64_t chunk;               /* bytes of cold code in a chunk */
     uint64_t runs, chunks;        /* lengths of the two tables that follow */
     uint64_t hot;                 /* offset of hot code, a whole page */
+    uint64_t dictionary;          /* bytes of hot code that chunks were compressed with */
 };
 struct run { uint64_t address, size, stream; };   /* cold pages; stream: bytes of cold code before */
 struct chunk { uint64_t offset, size; };
@@ -133,7 +134,9 @@ static void bring_back(const struct run *run, uintptr_t address)
     void *scratch = memory(workspace);
     ZSTD_DCtx *context = ZSTD_initStaticDCtx(scratch, workspace);
     const char *packed = (const char *)side + chunks[number].offset;
-    if (ZSTD_decompressDCtx(context, code, end - start, packed, chunks[number].size) != end - start)
+    if (ZSTD_decompress_usingDict(context, code, end - start, packed, chunks[number].size,
+                                  (const char *)side + side->hot, side->dictionary)
+        != end - start)
         give_up("the side file is damaged");
     munmap(scratch, workspace);
     if (mprotect(code, end - start, PROT_READ | PROT_EXEC))
@@ -293,7 +296,7 @@ __attribute__((constructor)) static void init(void)
     side = mmap(NULL, whole.st_size, PROT_READ, MAP_PRIVATE, file, 0);
     if (side == MAP_FAILED)
         give_up("the side file cannot be mapped");
-    if (memcmp(side->magic, "TFSCOLD1", 8) || side->library_size != (uint64_t)library.st_size)
+    if (memcmp(side->magic, "TFSCOLD2", 8) || side->library_size != (uint64_t)library.st_size)
         give_up("the side file (.cold) belongs to another file");
     runs = (const void *)(side + 1);
     chunks = (const void *)(runs + side->runs);
