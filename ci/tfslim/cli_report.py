@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tfslim.bench.results import ColdStarts
-from tfslim.config import Config
+from tfslim.config import Config, Threshold
 from tfslim.errors import ConfigError, InputError
 from tfslim.report import charts, plots, render
 from tfslim.report.baseline import find_baseline, open_records
 from tfslim.report.budgets import BudgetResult, check_budgets
-from tfslim.report.compare import Comparison, compare
+from tfslim.report.compare import BaselineInfo, Comparison, compare
 from tfslim.report.dashboards import write_dashboards
 from tfslim.report.figures import quantity
 from tfslim.report.history import ChangePoint, History, HistorySeries, make_history, sparkline
@@ -36,6 +36,7 @@ __all__ = [
     "Options",
     "chosen",
     "hold",
+    "judge",
     "keep_cold_starts",
     "read_history",
     "read_runs",
@@ -121,10 +122,29 @@ def hold(record: RunRecord, config: Config, options: Options) -> Held:
     if config.budgets:
         record = record.model_copy(update={"budgets": dict(config.budgets)})
     wanted = options.baseline or config.baseline or _NO_BASELINE
+    found = None if wanted == _NO_BASELINE else find_baseline(wanted)
+    return judge(record, config.thresholds, options, found)
+
+
+def judge(
+    record: RunRecord,
+    thresholds: Sequence[Threshold],
+    options: Options,
+    baseline: tuple[RunRecord | None, BaselineInfo] | None,
+) -> Held:
+    """Hold a run against a baseline that was found already, and against its own budgets.
+
+    Args:
+        record: The run.
+        thresholds: From which change on a measure counts.
+        options: How a run is judged; the baseline that it names is not looked for.
+        baseline: What the run is compared with, or what is known of its absence; None where none
+            was asked for.
+    """
     then, comparison = None, None
-    if wanted != _NO_BASELINE:
-        then, info = find_baseline(wanted)
-        comparison = compare(record, then, info, config.thresholds)
+    if baseline is not None:
+        then, info = baseline
+        comparison = compare(record, then, info, thresholds)
     budgets = tuple(check_budgets(record, then))
     code, why = _outcome(comparison, budgets, options)
     return Held(record, comparison, budgets, code, tuple(why))
