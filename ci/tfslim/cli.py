@@ -25,8 +25,10 @@ from rich.text import Text
 from tfslim import (
     __version__,
     cli_bench,
+    cli_build,
     cli_coldstart,
     cli_explain,
+    cli_pack,
     cli_pins,
     cli_report,
     cli_slim,
@@ -44,6 +46,8 @@ from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspect_text import render_shared, render_text
 from tfslim.images.shared import inspect_shared
+from tfslim.pack.read import unpack_tree
+from tfslim.pack.write import LEVEL
 from tfslim.parity.gate import verify
 from tfslim.parity.tracing import trace_models
 from tfslim.plan import Build, disk_bytes, make_plan, matrix
@@ -155,18 +159,22 @@ def plan_verb(common: _Common, variants: tuple[str, ...]) -> None:
 @cli.command("build")
 @click.argument("variants", nargs=-1)
 @_setup_option
+@cli_build.options
 @_verb
-def build_verb(common: _Common, variants: tuple[str, ...], setup_engine: bool) -> None:
-    """Build images: all of the configuration's, or the VARIANTS named."""
-    builds = make_plan(common.config, variants)
-    line = pipeline.Line(common.config, builds, common.ui, setup_engine=setup_engine)
-    built = line.build()
-    lines = [
-        f"{image.build.tag}  {image.seconds:.1f} s, {image.cached_steps} of {image.steps} steps "
-        "from the cache"
-        for image in built
-    ]
-    common.show([image.model_dump(mode="json") for image in built], "\n".join(lines))
+def build_verb(
+    common: _Common, variants: tuple[str, ...], setup_engine: bool, wish: cli_build.Wish
+) -> None:
+    """Build images: all of the configuration's, or the VARIANTS named; --push sends them on.
+
+    \b
+    tfslim build inference
+    tfslim build inference --push-to ghcr.io/org/models --tag 1.2
+    """  # noqa: D301 (click takes a backspace as "do not wrap")
+    config = wish.over(common.config)
+    builds = make_plan(config, variants)
+    line = pipeline.Line(config, builds, common.ui, setup_engine=setup_engine)
+    result = cli_build.perform(line, wish)
+    common.show(result.as_data(), "\n".join(result.lines()))
 
 
 @cli.command("inspect")
@@ -371,6 +379,53 @@ def trace_run(common: _Common, source: str, output: Path | None, **options: Any)
 def trace_merge(common: _Common, traces: tuple[Path, ...], output: Path | None) -> None:
     """Make one trace of everything that several TRACES reached."""
     _show_trace(common, cli_trace.merged(traces), output)
+
+
+@cli.command("pack")
+@click.argument("source", metavar="TREE|IMAGE|ARCHIVE")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder for the pieces and their manifest.",
+)
+@click.option(
+    "--piece",
+    default="60MB",
+    show_default=True,
+    callback=cli_pack.piece_size,
+    metavar="SIZE",
+    help="Largest size of a piece.",
+)
+@click.option(
+    "--level", type=click.IntRange(1, 22), default=LEVEL, show_default=True, help="Of zstd."
+)
+@_verb
+def pack_verb(common: _Common, source: str, output: Path, piece: int, level: int) -> None:
+    """Pack a slimmed tree into checksummed pieces that can be carried to a machine by hand.
+
+    Pieces that are there already and right are left as they are, so an interrupted run goes on.
+    """
+    client = _client(common.ui)
+    packed = cli_pack.pack_source(
+        source, output, piece_bytes=piece, level=level, client=client, ui=common.ui
+    )
+    common.show(cli_pack.as_data(packed), cli_pack.packed_text(packed, output))
+
+
+@cli.command("unpack")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.option("--digest", default="", help="SHA-256 of the manifest, as `tfslim pack` printed it.")
+@_verb
+def unpack_verb(common: _Common, folder: Path, dest: Path, digest: str) -> None:
+    """Put a packed tree back; needs no engine and no network.
+
+    Nothing is unpacked before every piece has its digest; DEST appears when every file has its own.
+    """
+    unpacked = unpack_tree(folder, dest, expected=digest, ui=common.ui)
+    common.show(cli_pack.as_data(unpacked), cli_pack.unpacked_text(unpacked, dest))
 
 
 @cli.command("verify")

@@ -19,6 +19,8 @@ from tfslim.bench.run import Measured, measure
 from tfslim.bench.throughput import doubts
 from tfslim.build.bake import BuiltImage, build_images
 from tfslim.build.bases import Base, ensure_bases
+from tfslim.build.builder import use_builder
+from tfslim.build.push import PushedImage, check_pushable, push_built
 from tfslim.compat import compat
 from tfslim.config import Config, VariantName
 from tfslim.engine.engine import Engine, find_engine
@@ -79,7 +81,8 @@ class Line:
     @cached_property
     def engine(self) -> Engine:
         """The engine that is built with and run on."""
-        return find_engine(self._ui, setup=self._setup)
+        found = find_engine(self._ui, setup=self._setup)
+        return use_builder(found, self._config.builder, self._ui)
 
     @cached_property
     def bases(self) -> dict[str, Base]:
@@ -98,6 +101,37 @@ class Line:
         self._tell_missing_lock(chosen)
         self._check_disk(chosen)
         return self._bake(chosen, served)
+
+    def check_push(self, builds: Sequence[Build] | None = None) -> None:
+        """Refuse a push that cannot be, before anything is built for it.
+
+        Raises:
+            TfslimError: See `push.check_pushable`.
+        """
+        check_pushable(self.engine, self._builds if builds is None else builds)
+
+    def push(self, built: Sequence[BuiltImage]) -> list[PushedImage]:
+        """Push images that `build` returned to `push.repository`, and read them back.
+
+        Each one that arrived is told at once; the first that does not ends it.
+
+        Raises:
+            TfslimError: See `push.push_built`.
+        """
+        served = self._served
+        return [
+            push_built(
+                self.engine,
+                image,
+                config=self._config,
+                bases=self.bases,
+                model=served.baked,
+                trial=served.baked or served.mounted,
+                logs=_STATE / "logs",
+                ui=self._ui,
+            )
+            for image in built
+        ]
 
     def _tell_missing_lock(self, builds: Sequence[Build]) -> None:
         """Say so where the smallest versions were asked for and nobody has looked for them."""
@@ -324,7 +358,7 @@ class Line:
         self._ui.note(f"making room: removing {', '.join(build.variant for build in gone)}")
         for build in gone:
             self.engine.docker(["image", "rm", build.tag])
-        if self.engine.embedded:
+        if self.engine.embedded and self.engine.driver == "docker":
             self.engine.buildx(["prune", "--force", "--all"])
 
 

@@ -16,6 +16,7 @@ from tfslim.ui import Ui
 
 class FakeEngine:
     embedded = True
+    driver = "docker"
     data_root = Path("/data")
 
     def __init__(self, free: int | None, images: set[str] | None = None) -> None:

@@ -11,13 +11,12 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from tfslim import proc
 from tfslim.build.bases import Base
 from tfslim.build.cache import LocalCache
 from tfslim.config import Config
@@ -26,7 +25,16 @@ from tfslim.errors import BuildFailedError, ConfigError, DiskError, NetworkError
 from tfslim.plan import Build, lock_file
 from tfslim.ui import Step, Ui
 
-__all__ = ["BuiltImage", "build_images", "dockerfiles"]
+__all__ = [
+    "BuildLog",
+    "BuiltImage",
+    "bake_definition",
+    "build_failure",
+    "build_images",
+    "dockerfiles",
+    "run_bake",
+    "secrets",
+]
 
 _CACHED = re.compile(r"^#(\d+) CACHED$")
 # "#12 [venv 2/4] RUN …": what a Dockerfile's line does; bases and contexts are not steps.
@@ -94,7 +102,7 @@ def build_images(
         _build_one(
             engine,
             build,
-            definition=_definition(build, config, bases, {"model": model, "trial": trial}),
+            definition=bake_definition(build, config, bases, {"model": model, "trial": trial}),
             cache=cache,
             bases={name: bases[name] for name in build.bases},
             logs=logs,
@@ -120,7 +128,7 @@ def _build_one(
         target["cache-from"] = cache.sources(build.variant)
     start = time.monotonic()
     with ui.step(f"build {build.variant}") as step:
-        log = _Log(step, logs / f"{build.variant}.log")
+        log = BuildLog(step, logs / f"{build.variant}.log")
         digest = _bake(engine, build, definition, log)
     result = BuiltImage(
         build=build,
@@ -138,11 +146,11 @@ def _build_one(
             cache.export(build.variant, digest) as destination,
         ):
             target["cache-to"], target["output"] = [destination], ["type=cacheonly"]
-            _bake(engine, build, definition, _Log(step, logs / f"{build.variant}-cache.log"))
+            _bake(engine, build, definition, BuildLog(step, logs / f"{build.variant}-cache.log"))
     return result
 
 
-class _Log:
+class BuildLog:
     """What buildx's plain progress says: which steps there are, and which were cached.
 
     All of it is kept in a file, because an error shows only the end.
@@ -157,6 +165,7 @@ class _Log:
         path.write_text("", encoding="utf-8")
 
     def __call__(self, line: str) -> None:
+        """Take the next line."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         if match := _STEP.match(line):
@@ -166,8 +175,37 @@ class _Log:
         self._step.update(line)
 
 
-def _bake(engine: Engine, build: Build, definition: dict[str, Any], log: _Log) -> str:
-    """Run bake for one target and return the digest of the image."""
+def run_bake(
+    engine: Engine,
+    target: str,
+    definition: dict[str, Any],
+    log: BuildLog,
+    *,
+    variables: Mapping[str, str],
+    ours: bool = True,
+    options: Sequence[str] = ("--provenance=false",),
+    failure: Callable[[str, str, Path], TfslimError] | None = None,
+) -> dict[str, Any]:
+    """Run bake for one target.
+
+    Args:
+        engine: What to build with.
+        target: Name of the target.
+        definition: What this run adds to it, or all of it; a bake file.
+        log: Gets what is said.
+        variables: Values of variables of `docker-bake.hcl`.
+        ours: The target is one of `docker-bake.hcl`.
+        options: Further options. Without provenance, equal images have equal digests: its
+            timestamps are left out.
+        failure: Makes an error from the target, the end of the log and the log's path; by default
+            `build_failure`.
+
+    Returns:
+        What bake tells of the result.
+
+    Raises:
+        TfslimError: What `failure` makes of it.
+    """
     with tempfile.TemporaryDirectory(prefix="tfslim-") as scratch:
         folder = Path(scratch)
         (folder / "override.json").write_text(json.dumps(definition), encoding="utf-8")
@@ -175,30 +213,36 @@ def _bake(engine: Engine, build: Build, definition: dict[str, Any], log: _Log) -
         # to say here is overridden by the files after it.
         network = {"build": {"context": ".", "network": engine.build_network}}
         (folder / "network.yaml").write_text(
-            json.dumps({"services": {build.variant: network}}), encoding="utf-8"
+            json.dumps({"services": {target: network}}), encoding="utf-8"
         )
         done = engine.buildx(
             [
                 "bake",
                 *("-f", str(folder / "network.yaml")),
-                *("-f", str(dockerfiles() / "docker-bake.hcl")),
+                *(("-f", str(dockerfiles() / "docker-bake.hcl")) if ours else ()),
                 *("-f", str(folder / "override.json")),
                 *("--metadata-file", str(folder / "metadata.json")),
                 *("--progress", "plain"),
-                "--provenance=false",  # its timestamps would give equal images unequal digests
-                build.variant,
+                *options,
+                target,
             ],
             on_line=log,
-            env={**build.variables, "BUILDX_BAKE_ENTITLEMENTS_FS": "0"},
-            cwd=dockerfiles().parent,
+            env={**variables, "BUILDX_BAKE_ENTITLEMENTS_FS": "0"},
+            cwd=dockerfiles().parent if ours else folder,
         )
         if not done.ok:
-            raise _failure(build.variant, done, log.path)
+            raise (failure or build_failure)(target, done.tail, log.path)
         metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
-    return str(metadata[build.variant].get("containerimage.digest", ""))
+    return dict(metadata[target])
 
 
-def _definition(
+def _bake(engine: Engine, build: Build, definition: dict[str, Any], log: BuildLog) -> str:
+    """Run bake for one variant and return the digest of the image."""
+    made = run_bake(engine, build.variant, definition, log, variables=build.variables)
+    return str(made.get("containerimage.digest", ""))
+
+
+def bake_definition(
     build: Build,
     config: Config,
     bases: Mapping[str, Base],
@@ -224,7 +268,7 @@ def _definition(
                         f"{name}@{bases[name].pin}" for name in build.bases
                     ),
                 },
-                "secret": _secrets(config),
+                "secret": secrets(config),
                 "output": [
                     "type=docker,oci-mediatypes=true,"
                     f"compression={image.compression},compression-level={image.compression_level}"
@@ -251,7 +295,7 @@ def dockerfiles() -> Path:
     return folder
 
 
-def _secrets(config: Config) -> list[str]:
+def secrets(config: Config) -> list[str]:
     """Return the BuildKit secrets: a CA bundle (the machine's own by default) and a pip.conf."""
     ca = config.secrets.ca or next(
         (Path(os.environ[name]) for name in ("PIP_CERT", "SSL_CERT_FILE") if os.environ.get(name)),
@@ -261,17 +305,17 @@ def _secrets(config: Config) -> list[str]:
     return [f"id={name},src={path}" for name, path in found.items() if path is not None]
 
 
-def _failure(variant: str, done: proc.Completed, log: Path) -> TfslimError:
-    """Tell from a failed build's log what kind of failure it was."""
-    tail = "\n".join(done.tail.splitlines()[-25:])
-    if _NO_SPACE.search(done.tail):
+def build_failure(variant: str, said: str, log: Path) -> TfslimError:
+    """Tell from the end of a failed build's log what kind of failure it was."""
+    tail = "\n".join(said.splitlines()[-25:])
+    if _NO_SPACE.search(said):
         return DiskError(
             f"the disk is full while building {variant}",
             why=tail,
             way_out="Free some: `docker buildx prune`, `docker image prune`, or build fewer\n"
             "variants at a time (`tfslim build VARIANT`); `tfslim doctor` shows the figures.",
         )
-    if _NO_NETWORK.search(done.tail):
+    if _NO_NETWORK.search(said):
         return NetworkError(
             f"a registry or package index could not be reached while building {variant}",
             why=tail,

@@ -24,7 +24,7 @@ from tfslim.engine.engine import Engine
 from tfslim.errors import ConfigError, EngineError, NetworkError, TfslimError
 from tfslim.ui import Ui, human_bytes
 
-__all__ = ["Base", "Source", "ensure_bases"]
+__all__ = ["Base", "Source", "ensure_bases", "image_context"]
 
 Source = Literal["auto", "registry", "debian"]
 
@@ -172,7 +172,7 @@ def _from_debian(engine: Engine, recipe: debian.Recipe, ui: Ui, refresh: bool) -
     return Base(
         name=recipe.name,
         origin="debian",
-        context=_context(engine, tag, ui),
+        context=image_context(engine, tag, ui),
         pin=_pin(packages),
         packages=packages,
         pull_bytes=int(labels[f"{_LABEL}.bytes"]),
@@ -241,7 +241,7 @@ def _not_imported(tag: str, why: str) -> TfslimError:
     )
 
 
-def _context(engine: Engine, tag: str, ui: Ui) -> str:
+def image_context(engine: Engine, tag: str, ui: Ui) -> str:
     """Return the build context for an image of the engine.
 
     A container builder does not see the engine's images: it gets the image as an OCI layout.

@@ -27,7 +27,9 @@ from tfslim.engine.embedded import Endpoint
 from tfslim.errors import EngineError
 from tfslim.ui import Ui
 
-__all__ = ["BUILDER", "Endpoint", "Engine", "find_engine"]
+__all__ = ["BUILDER", "Driver", "Endpoint", "Engine", "find_engine"]
+
+Driver = Literal["docker", "docker-container", "remote", "kubernetes", "cloud"]
 
 BUILDER = "tfslim"
 _MIN_BUILDX = (0, 10)  # named contexts, metadata files and bake as docker-bake.hcl uses them
@@ -63,7 +65,7 @@ class Engine:
         server_version: Version of the engine.
         buildx_version: Version of buildx, as numbers and dots.
         driver: buildx's driver: "docker" builds in the engine, "docker-container" beside it
-            (results then have to be loaded into the engine).
+            (results then have to be loaded into the engine); the others elsewhere, likewise.
         builder: Name of the builder that every buildx call uses.
         driver_reason: Why this driver.
         cache_export: True where `--cache-to type=local` works.
@@ -76,7 +78,7 @@ class Engine:
     embedded: bool
     server_version: str
     buildx_version: str
-    driver: Literal["docker", "docker-container"]
+    driver: Driver
     builder: str
     driver_reason: str
     cache_export: bool
