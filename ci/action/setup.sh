@@ -2,7 +2,8 @@
 # Makes what the action runs in: a virtual environment of its own, with the packages of
 # requirements.txt and nothing else. Nothing is installed into the machine's Python.
 #
-# In:  TFSLIM_INPUT_PYTHON (auto, a command or a path), GITHUB_ACTION_PATH, RUNNER_TEMP
+# In:  TFSLIM_INPUT_PYTHON (auto, a command or a path), GITHUB_ACTION_PATH, RUNNER_TEMP,
+#      TFSLIM_ACTION_HOME (a folder to keep the packages in; RUNNER_TEMP if not set)
 # Out: python=PATH and cache-dir=FOLDER in GITHUB_OUTPUT
 set -euo pipefail
 
@@ -42,23 +43,32 @@ find_python() {
 
 python=$(find_python) || { printf '%s\n' "$python"; exit 3; }
 
-# One environment for each lock and Python: a second use in the same job finds it.
+# The packages, once for each lock and Python. They lie in the job's own folder, or in the one that
+# TFSLIM_ACTION_HOME names: a runner of one's own can keep them from job to job.
 key=$({ cat "$lock"; "$python" -I -c 'import sys; print(sys.version, sys.prefix)'; } | sha256sum)
-home=$temp/tfslim-${key:0:16}
-if [ ! -e "$home/.complete" ]; then
-  rm -rf "$home"
-  "$python" -I -m venv "$home" ||
-    fail "$python cannot make a virtual environment in $temp." "Install python3-venv, or free some disk."
+packages=${TFSLIM_ACTION_HOME:-$temp}/tfslim-packages-${key:0:16}
+if [ ! -e "$packages" ]; then
+  new=$packages.$$
+  mkdir -p "${packages%/*}"
+  "$python" -I -m venv "$new" ||
+    fail "$python cannot make a virtual environment in ${packages%/*}." "Install python3-venv, or free some disk."
   # Packages come as wheels, each with the hash that the lock names: no code of theirs runs here.
-  "$home/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-input \
-    --require-hashes --only-binary=:all: -r "$lock" ||
+  "$new/bin/python" -I -m pip install --quiet --disable-pip-version-check --no-input \
+    --require-hashes --only-binary=:all: -r "$lock" || {
+    rm -rf "$new"
     fail "The action's packages could not be installed; the lines above say why." \
       "For a private index set PIP_INDEX_URL (or PIP_CONFIG_FILE) and PIP_CERT for the job."
-  touch "$home/.complete"
+  }
+  mv -T "$new" "$packages" 2> /dev/null || rm -rf "$new" # another job was faster
 fi
-# The package itself is read where it was checked out, which differs from use to use.
-site=$("$home/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-printf '%s\n' "$here/ci" > "$site/tfslim-action.pth"
+
+# The job's own environment: those packages, and the package itself where it was checked out, which
+# differs from use to use.
+home=$temp/tfslim-environment
+"$python" -I -m venv --without-pip --clear "$home" ||
+  fail "$python cannot make a virtual environment in $temp." "Install python3-venv, or free some disk."
+inside=$("$home/bin/python" -I -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+printf '%s\n' "$packages/${inside#"$home"/}" "$here/ci" > "$inside/tfslim-action.pth"
 
 # GitHub's own runners are gone after a job: actions/cache carries the folder. Others keep it.
 if [ "${RUNNER_ENVIRONMENT:-}" = github-hosted ]; then cache=$temp/tfslim-cache
