@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +17,10 @@ from tfslim.engine.engine import Engine, find_engine
 from tfslim.ui import Ui
 
 ROOT = Path(__file__).resolve().parents[2]
-# How this machine reaches its package index; jobs get nothing else of the environment.
-_PACKAGES = re.compile(
-    r"(PIP|UV)_\w+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(https?|no)_proxy", re.IGNORECASE
+# How this machine reaches package indexes and its engine; jobs get nothing else from outside.
+_PASSED = re.compile(
+    r"(PIP|UV)_\w+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(https?|no)_proxy|TFSLIM_HOME",
+    re.IGNORECASE,
 )
 
 
@@ -46,12 +47,17 @@ def exported_action(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def act(
     act_program: Path,
     exported_action: Path,
+    engine: Engine,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Act]:
     scratch = tmp_path_factory.mktemp("act")
-    path = os.environ["PATH"]
-    env = {name: value for name, value in os.environ.items() if _PACKAGES.fullmatch(name)}
-    yield Act(act_program, exported_action, scratch, env, path)
+    env = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
+    env |= {"DOCKER_HOST": engine.endpoint.host, **engine.endpoint.env}
+    docker = engine.endpoint.docker
+    path = f"{docker.parent}:{os.environ['PATH']}" if docker else os.environ["PATH"]
+    env.setdefault("PIP_CACHE_DIR", str(Path.home() / ".cache" / "pip"))
+    home = Path(os.environ.get("TFSLIM_ACTION_HOME") or scratch / "packages")
+    yield Act(act_program, exported_action, scratch, env, path, home)
     shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -5,6 +5,21 @@ from __future__ import annotations
 from act_runner.outcome import ActRun, Annotation
 from act_runner.runner import ACTION, TOKEN, Act, export_action
 from act_runner.userrepo import UserRepo
-from act_runner.world import World
+from act_runner.workflows import checkout, step, workflow
+from act_runner.world import FORK, FORK_TOKEN, World
 
-__all__ = ["ACTION", "TOKEN", "Act", "ActRun", "Annotation", "UserRepo", "World", "export_action"]
+__all__ = [
+    "ACTION",
+    "FORK",
+    "FORK_TOKEN",
+    "TOKEN",
+    "Act",
+    "ActRun",
+    "Annotation",
+    "UserRepo",
+    "World",
+    "checkout",
+    "export_action",
+    "step",
+    "workflow",
+]

@@ -28,7 +28,7 @@ class Annotation:
     line: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ActRun:
     """One run of a workflow.
 
@@ -153,7 +153,7 @@ class ActRun:
                 event.setdefault("msg", "")
                 yield event
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         """Return what a person needs to see when a test fails."""
         return f"act ended with {self.returncode}: {self.jobs}\n{self.log}\n{self.stderr}"
 

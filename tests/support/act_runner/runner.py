@@ -65,10 +65,17 @@ class Act:
         scratch: Folder for act's copies, artifacts and caches; kept between runs.
         env: What every job's environment has beside GitHub's own.
         path: Folders of programs that jobs find.
+        home: Where the action keeps its packages from run to run.
     """
 
     def __init__(
-        self, program: Path, action: Path, scratch: Path, env: Mapping[str, str], path: str
+        self,
+        program: Path,
+        action: Path,
+        scratch: Path,
+        env: Mapping[str, str],
+        path: str,
+        home: Path,
     ) -> None:
         self._program = program
         self._action = action
@@ -78,6 +85,7 @@ class Act:
         self._next = 1000
         self.store = scratch / "store"
         (scratch / "home").mkdir(parents=True)
+        self._home = home
         self.store.mkdir()
 
     def run(
@@ -92,7 +100,6 @@ class Act:
         run_id: int | None = None,
         token: str = TOKEN,
         timeout: float = 240,
-        also: Iterable[str] = (),
     ) -> ActRun:
         """Run one workflow and return what came of it.
 
@@ -106,7 +113,6 @@ class Act:
             run_id: GITHUB_RUN_ID; a new one for each run if not given.
             token: The job's token.
             timeout: Seconds after which the run counts as stuck.
-            also: Further `uses:` that jobs meet, of actions that come from elsewhere.
 
         Raises:
             AssertionError: A job has no result, or one that should be skipped has one.
@@ -123,6 +129,7 @@ class Act:
             "GITHUB_RUN_ID": str(number),
             "ACT_STORE": str(self.store),
             "ACT_STANDIN": str(_STAND_INS / "standin.py"),
+            "TFSLIM_ACTION_HOME": str(self._home),
             **self._env,
             **(env or {}),
         }
@@ -132,7 +139,7 @@ class Act:
             *("-e", str(place / "event.json")),
             *("--actor", "mona"),
             *(part for label in _LABELS for part in ("-P", f"{label}=-self-hosted")),
-            *self._mappings(repository, also),
+            *self._mappings(text, repository),
             *("--action-cache-path", str(place / "cache")),
             *("--no-cache-server", "--no-skip-checkout", "--container-daemon-socket", "-"),
             # Without masking by act: what a step prints is seen here as it was printed.
@@ -159,22 +166,23 @@ class Act:
         self._next += 1
         return self._next
 
-    def _mappings(self, repository: UserRepo, also: Iterable[str]) -> list[str]:
+    def _mappings(self, workflow: str, repository: UserRepo) -> list[str]:
         """Return where act finds each action; refuse what has no place."""
-        files = [
-            *self._action.glob("action.yml"),
+        needed = uses_of([workflow, (self._action / "action.yml").read_text()])
+        # What this workflow may call is mapped where it can be, and missed when it is called.
+        others = [
             *self._action.glob(".github/workflows/*.yml"),
             *repository.folder.glob(".github/workflows/*.yml"),
         ]
         found: list[str] = []
-        for one in sorted(uses_of(path.read_text() for path in files) | set(also)):
+        for one in sorted(needed | uses_of(path.read_text() for path in others)):
             name, _, ref = one.partition("@")
             owner, action, *_ = name.split("/")
-            stand_in = _STAND_INS / action
-            folder = self._action if f"{owner}/{action}" == ACTION else stand_in
-            assert owner in ("actions", "org"), f"{one}: only actions/* and {ACTION} are used"
-            assert folder.is_dir(), f"{one}: no stand-in in {_STAND_INS}"
-            found += ["--local-repository", f"{owner}/{action}@{ref}={folder}"]
+            folder = self._action if f"{owner}/{action}" == ACTION else _STAND_INS / action
+            if owner in ("actions", "org") and folder.is_dir():
+                found += ["--local-repository", f"{owner}/{action}@{ref}={folder}"]
+            else:
+                assert one not in needed, f"{one}: no stand-in for it, and no network"
         return found
 
 

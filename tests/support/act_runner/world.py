@@ -8,6 +8,7 @@ from typing import Any
 from act_runner.outcome import ActRun
 from act_runner.runner import TOKEN, Act
 from act_runner.userrepo import UserRepo
+from act_runner.workflows import checkout, workflow
 from fake_github import FakeGitHub
 
 __all__ = ["FORK", "FORK_TOKEN", "World"]
@@ -40,6 +41,11 @@ class World:
     def comments(self) -> list[str]:
         """The bodies of all comments."""
         return self.fake.state.repository(self.name).body()
+
+    def use(self, *steps: dict[str, Any], **jobs: Any) -> None:
+        """Commit the workflow: a checkout, then these steps; or these jobs."""
+        text = workflow(checkout(), *steps, **jobs)
+        self.repository.commit({".github/workflows/tfslim.yml": text}, "Use the action")
 
     def push(self, workflow: str = "tfslim.yml", **more: Any) -> ActRun:
         """Run a workflow for a push of what is checked out."""

@@ -31,8 +31,12 @@ def output(name: str, value: object) -> None:
         file.write(f"{name}={value}\n")
 
 
+def say(message: str) -> None:
+    sys.stdout.write(f"{message}\n")
+
+
 def fail(message: str) -> None:
-    print(f"::error::{message}")
+    say(f"::error::{message}")
     sys.exit(1)
 
 
@@ -100,7 +104,7 @@ def upload_artifact() -> None:
         if how == "error":
             fail(f"{message} No artifacts will be uploaded.")
         if how == "warn":
-            print(f"::warning::{message} No artifacts will be uploaded.")
+            say(f"::warning::{message} No artifacts will be uploaded.")
         return
     folder = STORE / "artifacts" / RUN / name
     if folder.exists():
@@ -135,7 +139,7 @@ def download_artifact() -> None:
     target.mkdir(parents=True, exist_ok=True)
     for one in chosen:
         shutil.copytree(one, target if flat else target / one.name, dirs_exist_ok=True)
-    print(f"Total of {len(chosen)} artifact(s) downloaded")
+    say(f"Total of {len(chosen)} artifact(s) downloaded")
     output("download-path", target.absolute())
 
 
