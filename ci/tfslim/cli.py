@@ -24,6 +24,7 @@ from rich.text import Text
 
 from tfslim import (
     __version__,
+    cli_action,
     cli_bench,
     cli_build,
     cli_coldstart,
@@ -755,6 +756,9 @@ def engine_status(common: _Common) -> None:
     state = f"running, pid {status.pid}" if status.running else "not running"
     text = f"{status.home}: {state}, {human_bytes(status.disk_bytes)}"
     common.show(asdict(status), text)
+
+
+cli.add_command(cli_action.action_group)
 
 
 @cli.group("config")

@@ -57,14 +57,26 @@ class Commands:
     @contextmanager
     def group(self, title: str) -> Iterator[None]:
         """Fold what is printed inside; none of it is taken for a command."""
-        token = secrets.token_hex(16)
         self._say(f"::group::{_data(title)}")
+        try:
+            with self.verbatim():
+                yield
+        finally:
+            self._say("::endgroup::")
+
+    @contextmanager
+    def verbatim(self) -> Iterator[None]:
+        """Have the runner take no line that is printed inside for a command."""
+        token = secrets.token_hex(16)
         self._say(f"::stop-commands::{token}")
         try:
             yield
         finally:
             self._say(f"::{token}::")
-            self._say("::endgroup::")
+
+    def say(self, text: str) -> None:
+        """Print text; only inside `verbatim` or `group` where others wrote any of it."""
+        self._say(text)
 
     def output(self, name: str, value: str) -> None:
         """Set an output of this step; the value may have several lines."""

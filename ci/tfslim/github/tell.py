@@ -1,0 +1,167 @@
+"""What people see of a job: annotations, the job's summary, outputs, and a report of an error."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tfslim.cli_report import Held
+from tfslim.errors import TfslimError
+from tfslim.github.commands import SUMMARY_LIMIT, Commands, Level
+from tfslim.github.inputs import Inputs
+from tfslim.github.lines import largest_line
+from tfslim.github.measured import SLIM, Made
+from tfslim.report import figures, markdown, render
+from tfslim.report.budgets import BudgetResult
+from tfslim.report.inert import line, plain
+from tfslim.report.measures import YARDSTICK
+
+__all__ = ["MOST_ANNOTATIONS", "error_markdown", "tell_error", "tell_outputs", "tell_report"]
+
+MOST_ANNOTATIONS: Final = 10
+"""GitHub shows no more of one step and level."""
+
+_ROOM: Final = 10_000  # bytes of the summary left for what others add
+_TITLE: Final = "tfslim"
+
+
+@dataclass(frozen=True)
+class _Remark:
+    level: Level
+    text: str
+    file: str = ""
+    line: int = 0
+
+
+def tell_report(commands: Commands, held: Held, made: Made, inputs: Inputs, *, fails: bool) -> None:
+    """Show a report: the summary, and what is wrong beside the lines it comes from.
+
+    Args:
+        commands: The runner.
+        held: The run, held against budgets and baseline.
+        made: What was measured.
+        inputs: The action's inputs.
+        fails: Whether what is wrong fails the job: errors then, else warnings.
+    """
+    report = render.make_report(
+        held.record, held.comparison, budgets=held.budgets, marker=inputs.id
+    )
+    commands.summary(markdown.markdown(report, SUMMARY_LIMIT - _ROOM))
+    level: Level = "error" if fails else "warning"
+    remarks = [*_broken(held, made, inputs, level), *_others(held)]
+    for remark in remarks[:MOST_ANNOTATIONS]:
+        commands.annotate(
+            remark.level, remark.text, title=_TITLE, file=remark.file, line=remark.line
+        )
+    if len(remarks) > MOST_ANNOTATIONS:
+        commands.say(f"and {len(remarks) - MOST_ANNOTATIONS} more; the report has all of them")
+
+
+def tell_outputs(commands: Commands, made: Made, folder: Path, verdict: str) -> None:
+    """Set what a run's later steps may use."""
+    size = made.record.sizes.get(made.subject)
+    values = {
+        "report": folder / "report.md",
+        "report-json": folder / "report.json",
+        "verdict": verdict,
+        "pull-bytes": "" if size is None or size.pull_bytes is None else size.pull_bytes,
+        "disk-bytes": "" if size is None else size.disk_bytes,
+        "image": made.image,
+        "digest": made.digest,
+    }
+    for name, value in values.items():
+        commands.output(name, str(value))
+
+
+def tell_error(commands: Commands, error: TfslimError, id_: str) -> None:
+    """Show an error, with what can be done, where people look."""
+    way_out = f"\nWhat you can do: {error.way_out}" if error.way_out else ""
+    why = f"\n{_short(error.why)}" if error.why else ""
+    commands.annotate("error", f"{error.what}{why}{way_out}", title=f"{_TITLE}: {error.label}")
+    commands.summary(error_markdown(error, id_))
+    commands.output("verdict", "error")
+
+
+def error_markdown(error: TfslimError, id_: str) -> str:
+    """Return a report of an error: nothing of it is read as Markdown."""
+    verdict = line(plain(f"{error.label} error: {error.what}", 500))
+    parts = [
+        f"<!-- tfslim-report:{id_} -->\n❌ **{verdict}**",
+        _code(error.why),
+        f"What you can do:\n\n{_code(error.way_out)}" if error.way_out else "",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _broken(held: Held, made: Made, inputs: Inputs, level: Level) -> Iterator[_Remark]:
+    """Yield each broken budget, at a line of the Dockerfile where there is one."""
+    for item in held.budgets:
+        if item.state != "broken":
+            continue
+        text = _sentence(item)
+        place = _place(item, made, inputs)
+        if place is None:
+            yield _Remark(level, text)
+        else:
+            yield _Remark(
+                level, f"{text}. This line: {place[1]}.", str(inputs.dockerfile), place[0]
+            )
+
+
+def _others(held: Held) -> Iterator[_Remark]:
+    """Yield what became worse or may have: it fails a job only with `fail-on: regression`."""
+    for subject in held.comparison.subjects if held.comparison else ():
+        for item in subject.measures:
+            if item.verdict == "worse":
+                now = figures.quantity(item.value, item.unit)
+                then = figures.quantity(item.baseline, item.unit)
+                yield _Remark(
+                    "warning",
+                    f"{plain(item.subject)}: {plain(item.measure)} is worse than in the baseline: "
+                    f"{then} → {now}",
+                )
+
+
+def _sentence(item: BudgetResult) -> str:
+    actual = figures.quantity(item.actual, item.unit)
+    limit = figures.quantity(item.limit, item.unit)
+    side = "under" if item.budget.startswith("min-") else "over"
+    grown = "grew by " if item.budget.startswith("max-growth") else ""
+    return (
+        f"{plain(item.subject)}: {plain(item.measure) or 'it'} {grown}{actual} is {side} the limit "
+        f"of {limit} ({plain(item.budget)})"
+    )
+
+
+def _place(item: BudgetResult, made: Made, inputs: Inputs) -> tuple[int, str] | None:
+    """Return the line, and why it is that one; a slimmed image is judged by what it was made of."""
+    if inputs.dockerfile is None:
+        return None
+    sizes = made.record.sizes
+    size = sizes.get(YARDSTICK if item.subject == SLIM else item.subject)
+    if size is None:
+        return None
+    try:
+        text = inputs.dockerfile.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    place = largest_line(text, size, inputs.target)
+    return (place.line, place.why) if place else None
+
+
+def _short(text: str, lines: int = 12) -> str:
+    kept = text.splitlines()[-lines:]
+    return "\n".join(line[:300] for line in kept)
+
+
+def _code(text: str) -> str:
+    """Return text as a block of code, whose fence is longer than any in it."""
+    if not text:
+        return ""
+    shown = re.sub(r"[^\S\n]|[^\x20-\U0010ffff\n]", " ", text)[-20_000:]
+    longest = max((len(run) for run in re.findall(r"`+", shown)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{shown}\n{fence}"
