@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,11 +23,13 @@ import yaml
 
 __all__ = ["Document", "Problem", "RunBody", "check", "read", "run_bodies", "shellcheck"]
 
-OWN_ACTION: Final = re.compile(r"org/tfslim-action(/[\w./-]+)?@v\d+(\.\d+\.\d+)?")
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+OWN_ACTION: Final = re.compile(r"org/tfslim-action(?P<path>/[\w./-]+)?@v\d+(\.\d+\.\d+)?")
 """tfslim itself, as users call it: the one action that a tag may name."""
 
 NO_LIMITS: Final = frozenset({"docs/workflows/minimal.yml"})
-"""The README's ten lines leave `timeout-minutes` and `concurrency` out; other templates have them."""
+"""The README's ten lines have no `timeout-minutes` and no `concurrency`; the other templates do."""
 
 _PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 _USES = re.compile(r"^\s*(?:- )?uses:\s*(?P<what>\S+)(?:\s+#\s*(?P<comment>.*\S))?\s*$")
@@ -108,7 +111,12 @@ def check(document: Document) -> list[Problem]:
     """Return what breaks the house's rules; shellcheck is not among them."""
     problems = [*_uses(document), *_expressions(document)]
     if not document.is_action:
-        problems += [*_permissions(document), *_limits(document), *_strangers(document)]
+        problems += [
+            *_permissions(document),
+            *_limits(document),
+            *_strangers(document),
+            *_interfaces(document),
+        ]
     return problems
 
 
@@ -234,6 +242,33 @@ def _labelled(document: Document, job: dict[str, Any], inputs: dict[str, Any]) -
         and inputs["ref"] == "${{ github.event.pull_request.head.sha }}"
         and set((job.get("permissions") or {}).values()) <= {"read"}
     )
+
+
+def _interfaces(document: Document) -> Iterator[Problem]:
+    """What tfslim is given, and what is read from it, is there; actionlint sees only `./`."""
+    for name, job in document.jobs.items():
+        for step in [job, *job.get("steps", ())]:
+            uses = str(step.get("uses", ""))
+            own = OWN_ACTION.fullmatch(uses)
+            if own is None and uses != "./":
+                continue
+            inputs, outputs = _interface((own and own["path"]) or "")
+            asked = re.findall(rf"steps\.{step.get('id', '-')}\.outputs\.([\w-]+)", document.text)
+            unknown = [
+                *(f"input {one}" for one in sorted(set(step.get("with", {})) - inputs)),
+                *(f"output {one}" for one in sorted(set(asked) - outputs)),
+            ]
+            for one in unknown:
+                yield Problem(document.path, 1, f"job {name}: {uses} has no {one}")
+
+
+@cache
+def _interface(path: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of inputs and outputs of the action, or of a workflow of tfslim's."""
+    own = read(ROOT / (path.lstrip("/") or "action.yml")).data
+    if path:
+        own = own[True]["workflow_call"]
+    return frozenset(own.get("inputs", {})), frozenset(own.get("outputs", {}))
 
 
 def _runs(node: yaml.Node | None, shell: str) -> Iterator[tuple[yaml.ScalarNode, str]]:
