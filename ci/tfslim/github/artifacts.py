@@ -1,0 +1,196 @@
+"""The record that a run is compared with, out of the artifact of an earlier run.
+
+For a pull request: the run of the commit that it branched off, else the newest of the branch it is
+for. For a push: the run before it. Only runs of this repository's own commits count: a fork's pull
+request may come from a branch that is called main, too, and its artifact says what it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tfslim.errors import TfslimError
+from tfslim.github.api import Api, ApiError, Run
+from tfslim.github.event import Event
+from tfslim.report.baseline import find_baseline
+from tfslim.report.inert import plain
+
+__all__ = ["MOST_BYTES", "Sought", "baseline_record", "earlier_record"]
+
+MOST_BYTES: Final = 128 << 20
+"""Bytes of an artifact's zip: record, samples, pages and pictures."""
+
+_TRUSTED: Final = frozenset({"push", "schedule", "workflow_dispatch"})
+_CONCLUDED: Final = frozenset({"success", "failure"})  # a broken budget leaves a record, too
+_MOST_TRIED: Final = 5  # runs whose artifacts are looked at
+_NO_COMMIT: Final = "0" * 40
+
+
+@dataclass(frozen=True)
+class Sought:
+    """Whose baseline is sought.
+
+    Attributes:
+        repository: OWNER/NAME.
+        name: Of the artifact.
+        run_id: The run that is compared: never its own baseline.
+        workflow_id: Of its workflow; 0 where that is not known.
+        branches: Whose newest run will do, in this order.
+        base: Commit or branch that a pull request is for; empty for a push.
+        head: Its newest commit.
+        before: The commit before a push; empty where nobody knows.
+    """
+
+    repository: str
+    name: str
+    run_id: int
+    workflow_id: int
+    branches: tuple[str, ...]
+    base: str = ""
+    head: str = ""
+    before: str = ""
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    run: Run
+    told: str
+
+
+def baseline_record(
+    api: Api, event: Event, artifact_name: str, into: Path
+) -> tuple[Path | None, str]:
+    """Fetch the record that this run is compared with.
+
+    Args:
+        api: GitHub.
+        event: What started this run.
+        artifact_name: Name of the artifact that such runs leave.
+        into: Folder for the artifact's zip, which `report.baseline.find_baseline` opens.
+
+    Returns:
+        The zip and what it is ("run 12 of 3f2a9c1d0b7e, the merge base"); or None and a sentence
+        that says why there is none. Nothing is raised: a missing baseline is no error.
+    """
+    try:
+        return earlier_record(api, _sought(api, event, artifact_name), into)
+    except TfslimError as error:
+        return None, _none(error)
+
+
+def _sought(api: Api, event: Event, name: str) -> Sought:
+    request = event.pull_request
+    branch = event.ref.removeprefix("refs/heads/") if event.ref.startswith("refs/heads/") else ""
+    before = str(event.payload.get("before") or "")
+    own = [request.base_ref if request else branch, event.default_branch]
+    return Sought(
+        repository=event.repository,
+        name=name,
+        run_id=event.run_id,
+        workflow_id=api.run(event.repository, event.run_id).workflow_id if event.run_id else 0,
+        branches=tuple(dict.fromkeys(filter(None, own))),
+        base=(request.base_sha or request.base_ref) if request else "",
+        head=request.head_sha if request else "",
+        before="" if request or before == _NO_COMMIT else before,
+    )
+
+
+def earlier_record(api: Api, sought: Sought, into: Path) -> tuple[Path | None, str]:
+    """Fetch the record of the first run that has one; see `baseline_record`.
+
+    Raises:
+        ApiError: GitHub refuses or cannot be reached.
+    """
+    problems: list[str] = []
+    tried: set[int] = set()
+    for candidate in _candidates(api, sought, problems):
+        if candidate.run.id in tried:
+            continue
+        if len(tried) == _MOST_TRIED:
+            break
+        tried.add(candidate.run.id)
+        path = _record_of(api, sought, candidate.run, into, problems)
+        if path is not None:
+            sha = plain(candidate.run.head_sha)[:12]
+            return path, f"run {candidate.run.id} of {sha}, {candidate.told}"
+    where = " or ".join(plain(branch, 60) for branch in sought.branches) or "the default branch"
+    why = problems[0] if problems else f"no run on {where} has an artifact {sought.name} yet"
+    return None, f"No baseline: {why}."
+
+
+def _candidates(api: Api, sought: Sought, problems: list[str]) -> Iterator[_Candidate]:
+    """Yield runs, the best first."""
+    commit, told = sought.before, "the commit before"
+    if sought.base and sought.head:
+        commit, told = _merge_base(api, sought, problems), "the merge base"
+    if commit:
+        for run in api.runs_of(sought.repository, commit):
+            if _usable(run, sought):
+                yield _Candidate(run, told)
+    for branch in sought.branches if sought.workflow_id else ():
+        for run in _newest_on(api, sought, branch):
+            if _usable(run, sought):
+                yield _Candidate(run, f"the newest on {plain(branch, 24)}")
+
+
+def _merge_base(api: Api, sought: Sought, problems: list[str]) -> str:
+    """Return the commit that a pull request branched off; empty where GitHub does not know."""
+    try:
+        return api.merge_base(sought.repository, sought.base, sought.head)
+    except ApiError as error:
+        problems.append(f"the merge base is not known: {error.what}")
+        return ""
+
+
+def _newest_on(api: Api, sought: Sought, branch: str) -> list[Run]:
+    try:
+        found = api.runs_on(sought.repository, sought.workflow_id, branch)
+    except ApiError as error:
+        if error.status == 404:  # the workflow is not on the default branch yet
+            return []
+        raise
+    return [run for run in found if run.head_branch == branch]
+
+
+def _usable(run: Run, sought: Sought) -> bool:
+    """True for another, finished run of this repository's own commit."""
+    where = run.head_repository.full_name if run.head_repository else ""
+    return (
+        run.id != sought.run_id
+        and run.status == "completed"
+        and run.conclusion in _CONCLUDED
+        and run.event in _TRUSTED
+        and where.lower() == sought.repository.lower()
+    )
+
+
+def _record_of(api: Api, sought: Sought, run: Run, into: Path, problems: list[str]) -> Path | None:
+    """Fetch a run's record; None where it left none, or none that can be read."""
+    for artifact in api.artifacts(sought.repository, run.id, sought.name):
+        if artifact.name != sought.name:
+            continue
+        if artifact.expired:
+            problems.append(f"the artifact of run {run.id} has expired")
+            continue
+        path: Path | None = None
+        try:
+            path = api.download(sought.repository, artifact, into, most=MOST_BYTES)
+            record, info = find_baseline(str(path))
+        except TfslimError as error:
+            problems.append(f"the artifact of run {run.id} is of no use: {plain(error.what, 200)}")
+        else:
+            if record is not None:
+                return path
+            problems.append(f"the artifact of run {run.id} is of no use: {plain(info.note, 200)}")
+        if path is not None:
+            path.unlink(missing_ok=True)
+    return None
+
+
+def _none(error: TfslimError) -> str:
+    parts = (error.what, error.why)
+    told = ". ".join(plain(part.rstrip("."), 300) for part in parts if part)
+    return f"No baseline: {told}."
