@@ -19,7 +19,9 @@ fail() {
   exit 3
 }
 
-fits() { "$1" -I -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; }
+fits() {
+  [ "$("$1" -I -c 'import ensurepip, sys, venv; print(sys.version_info >= (3, 11))' 2> /dev/null)" = True ]
+}
 
 # The newest that the machine offers by name; the tool cache of GitHub's runners is on no PATH.
 find_python() {

@@ -287,17 +287,17 @@ def _judged(
     fails = held.exit_code in _FAILS[inputs.fail_on]
     with job.commands.group("Report"):
         _write(held, inputs, job.folder, job.ui)
-    verdict = render.make_report(held.record, held.comparison, budgets=held.budgets).status
+    report = render.make_report(held.record, held.comparison, budgets=held.budgets)
     tell.tell_report(job.commands, held, made, inputs, fails=fails)
-    tell.tell_outputs(job.commands, made, job.folder, verdict)
+    tell.tell_outputs(job.commands, made, job.folder, report.status)
     return _saved(
         job,
         state.model_copy(
             update={
                 "status": "done",
                 "exit_code": held.exit_code if fails else 0,
-                "verdict": verdict,
-                "why": tuple(why[:1000] for why in held.why[:200]),
+                "verdict": report.status,
+                "why": tuple(why[:1000] for why in (report.verdict, *report.alarms)),
             }
         ),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from docker import DockerClient
-from docker.errors import APIError, ImageNotFound
+from docker.errors import APIError
 
 from tfslim import cli_bench, cli_coldstart, cli_slim
 from tfslim.bench.device import choose_device
@@ -202,19 +202,18 @@ class _OwnImage:
 
     def _fetch(self, image: str) -> None:
         """Pull an image that the engine does not have."""
-        with contextlib.closing(self._client()) as client:
-            try:
-                client.images.get(image)
-            except (ImageNotFound, APIError):
-                with self._ui.step(f"pull {image}") as step:
-                    pulled = self._engine().docker(["pull", image], on_line=step.update)
-                if not pulled.ok:
-                    raise NetworkError(
-                        f"image {image} is not on this runner, and cannot be pulled",
-                        why=pulled.tail[-2000:],
-                        way_out="Check its name. For a private registry put docker/login-action "
-                        "or `docker login` before this step.",
-                    ) from None
+        with contextlib.closing(self._client()) as client, contextlib.suppress(APIError):
+            client.images.get(image)  # an error: it is not there, or its name is none
+            return
+        with self._ui.step(f"pull {image}") as step:
+            pulled = self._engine().docker(["pull", image], on_line=step.update)
+            if not pulled.ok:
+                raise NetworkError(
+                    f"image {image} is not on this runner, and cannot be pulled",
+                    why=pulled.tail[-2000:],
+                    way_out="Check its name. For a private registry put docker/login-action or "
+                    "`docker login` before this step.",
+                )
 
     def _slim(self, source: str) -> tuple[str, str]:
         """Slim it, compare its answers, and return the new image and its digest."""
