@@ -193,7 +193,8 @@ class PushConfig(_Section):
 
     repository: str | None = Field(
         None,
-        pattern=r"^[a-z0-9]([a-z0-9._/:-]|\{variant\})*$",
+        pattern=r"^[a-z0-9](?:[a-z0-9._-]|\{variant\})*(?::[0-9]+)?"
+        r"(?:/(?:[a-z0-9._-]|\{variant\})+)*(?::[A-Za-z0-9._-]+)?$",
         description="Images go to REPOSITORY/VARIANT; {variant} in it puts the name elsewhere.",
     )
     tags: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}$")], ...] = Field(

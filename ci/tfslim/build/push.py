@@ -71,7 +71,7 @@ _REFUSALS = (
         r"|authentication required|authorization failed",
         "it asks for another login",
         "docker login HOST, as somebody who may write there. In GitHub Actions, for ghcr.io: a\n"
-        "docker/login-action or `docker login` step, and `permissions: packages: write`.",
+        "step with `docker login` before, and `permissions: packages: write`.",
     ),
     (
         r"name unknown|NAME_UNKNOWN|repository .*not (found|exist)|\b404\b",
@@ -103,10 +103,12 @@ class Destination:
     Attributes:
         repository: Registry and name, without a tag.
         tags: Its tags there; the first one names it in messages.
+        version: The first tag without GPU architectures.
     """
 
     repository: str
     tags: tuple[str, ...]
+    version: str
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -204,11 +206,12 @@ def destination(
     if name is not None and "{variant}" not in repository:
         repository = f"{repository}/{name}"
     suffix = "".join(f"-sm{arch}" for arch in _sorted(archs))
-    tags = tuple(dict.fromkeys(tag + suffix for tag in (settings.tags or (version,))))
+    plain = settings.tags or (version,)
+    tags = tuple(dict.fromkeys(tag + suffix for tag in plain))
     for tag in tags:
         if not _TAG.fullmatch(tag):
             raise ConfigError(f"push.tags: {tag!r} is not a tag", why="at most 128 of A-Za-z0-9_.-")
-    return Destination(repository.replace("{variant}", name or "image"), tags)
+    return Destination(repository.replace("{variant}", name or "image"), tags, plain[0])
 
 
 def check_pushable(engine: Engine, builds: Sequence[Build]) -> None:
@@ -333,7 +336,7 @@ def _push(engine: Engine, job: _Job, *, config: Config, logs: Path, ui: Ui) -> P
     settings = config.push
     local = _diff_ids(engine, job.source)
     attest = _attest(engine, config, ui)
-    version = {"org.opencontainers.image.version": (settings.tags or job.to.tags)[0]}
+    version = {"org.opencontainers.image.version": job.to.version}
     annotations = {**_origin(os.environ), **version, **job.annotations, **settings.annotations}
     target = job.definition["target"][job.target]
     target["tags"] = list(job.to.references)
