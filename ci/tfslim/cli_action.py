@@ -53,6 +53,22 @@ def finish_step() -> None:
     sys.exit(finish.finish(report_dir(), Commands(os.environ)))
 
 
+@action_group.command("comment")
+def comment_step() -> None:
+    """Post the report on the pull request; what goes wrong here fails nothing."""
+    from tfslim.github import tell_comment  # noqa: PLC0415
+
+    tell_comment.comment(os.environ, report_dir(), Commands(os.environ))
+
+
+@action_group.command("publish")
+def publish_step() -> None:
+    """Post what a fork's pull request measured, in a workflow of its own (`workflow_run`)."""
+    from tfslim.github import tell_comment  # noqa: PLC0415
+
+    sys.exit(tell_comment.publish(os.environ, Commands(os.environ), _ui()))
+
+
 def report_dir() -> Path:
     """Return the folder that `run` left its report in."""
     return Path(os.environ.get(REPORT_DIR) or "tfslim-report")

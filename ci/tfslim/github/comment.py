@@ -170,7 +170,12 @@ def _footer(origin: Origin) -> str:
 
 
 def upsert(
-    api: Api, origin: Origin, body: str, still: Callable[[], None] = lambda: None
+    api: Api,
+    origin: Origin,
+    body: str,
+    still: Callable[[], None] = lambda: None,
+    *,
+    once: bool = False,
 ) -> CommentOutcome:
     """Write the comment, or edit the one that is there.
 
@@ -180,15 +185,18 @@ def upsert(
         body: Its text.
         still: Called at the last moment before something is written; raises where it has become
             wrong to write.
+        once: Leaves a comment alone that the same run wrote.
 
     Raises:
         ApiError: GitHub refuses or cannot be reached.
     """
     own = _Own(api, origin)
     found = own.newest()
-    if found is not None and _newer(found, origin):
-        note = "a newer run has commented already"
-        return CommentOutcome("skipped", found.html_url, note)
+    run = _run_of(found) if found is not None else (0, 0)
+    this = (origin.run_id, origin.attempt)
+    if found is not None and origin.run_id and (run > this or (once and run == this)):
+        which = "this" if run == this else "a newer"
+        return CommentOutcome("skipped", found.html_url, f"{which} run has commented already")
     if found is not None and normalised(found.body) == normalised(body):
         own.tidy(found)
         return CommentOutcome("unchanged", found.html_url, "the report is what it was")
@@ -215,12 +223,10 @@ def normalised(body: str) -> str:
     return "\n".join(lines)
 
 
-def _newer(found: Comment, origin: Origin) -> bool:
-    """True where a later run wrote a comment: this one was overtaken. Runs are counted upwards."""
-    said = _RUN.search(found.body)
-    if said is None or not origin.run_id:
-        return False
-    return (int(said.group(1)), int(said.group(2))) > (origin.run_id, origin.attempt)
+def _run_of(found: Comment) -> tuple[int, int]:
+    """Return run and attempt that wrote a comment; GitHub counts both upwards."""
+    said = _RUN.findall(found.body)
+    return (int(said[-1][0]), int(said[-1][1])) if said else (0, 0)
 
 
 class _Own:
