@@ -14,7 +14,7 @@ from tfslim.engine.engine import Engine
 from tfslim.errors import BuildFailedError, TfslimError
 from tfslim.ui import Ui
 
-__all__ = ["OwnBuild", "build_own"]
+__all__ = ["OwnBuild", "bake_target", "build_own"]
 
 _LOGS: Final = Path(".tfslim/logs")
 
@@ -56,7 +56,7 @@ def build_own(engine: Engine, build: OwnBuild, config: Config, ui: Ui) -> str:
     """
     cache = LocalCache(config.cache)
     usable = cache.usable(engine, ui)
-    target = _target(build, config)
+    target = bake_target(build, config)
     if usable:
         target["cache-from"] = cache.sources(build.name)
     definition = {"target": {build.name: target}}
@@ -75,7 +75,7 @@ def build_own(engine: Engine, build: OwnBuild, config: Config, ui: Ui) -> str:
     return digest
 
 
-def _target(build: OwnBuild, config: Config) -> dict[str, Any]:
+def bake_target(build: OwnBuild, config: Config) -> dict[str, Any]:
     """Return the build as a target of bake."""
     image = config.image
     target: dict[str, Any] = {

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from pydantic import ValidationError
 
+from tfslim.build.push import with_push
 from tfslim.config import Budget, Config, load_config, nearest
 from tfslim.errors import ConfigError
 from tfslim.slim.rules import profile_names
@@ -129,9 +130,16 @@ INPUTS: Final[tuple[Input, ...]] = (
         "or a folder.",
         "auto",
     ),
-    Input("push", "Push what was made to this repository, such as ghcr.io/me/app."),
-    Input("tags", "Tags for it; the commit's SHA if not given.", kind="list"),
-    Input("builder", "Name of a buildx builder that is there, such as a remote one."),
+    Input(
+        "push",
+        "Push what was made to this repository, such as ghcr.io/me/app, with SBOM and provenance; "
+        "never what fails the job.",
+    ),
+    Input("tags", "Tags for it, such as 1.2; -sm90 and so on is added.", kind="list"),
+    Input(
+        "builder",
+        "Name of a buildx builder that is there, or the address of a BuildKit (tcp://…).",
+    ),
     Input("records", "For join: the folder that the artifacts were downloaded to.", kind="path"),
     Input("report-dir", "Folder for the report.", "tfslim-report", "path"),
     _choice("upload", "true false", "Upload the report as artifact `tfslim-report-ID`."),
@@ -250,7 +258,10 @@ def configuration(inputs: Inputs) -> Config:
     update["bench"] = config.bench.model_copy(update=bench)
     update["cache"] = config.cache.model_copy(update=_cache(inputs.cache))
     update["budgets"] = _budgets(inputs, config)
-    return config.model_copy(update=update)
+    if inputs.builder:
+        update["builder"] = inputs.builder
+    config = config.model_copy(update=update)
+    return with_push(config, inputs.push, inputs.tags) if inputs.push else config
 
 
 def _cache(wanted: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import re
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -289,6 +289,8 @@ def _judged(
         _write(held, inputs, job.folder, job.ui)
     report = render.make_report(held.record, held.comparison, budgets=held.budgets)
     tell.tell_report(job.commands, held, made, inputs, fails=fails)
+    if inputs.push:
+        made = _pushed(job, made, fails=fails)
     tell.tell_outputs(job.commands, made, job.folder, report.status)
     return _saved(
         job,
@@ -301,6 +303,18 @@ def _judged(
             }
         ),
     )
+
+
+def _pushed(job: Job, made: Made, *, fails: bool) -> Made:
+    """Send what was made to a registry, unless it fails the job."""
+    with job.commands.group("Push"):
+        if fails:
+            job.ui.warn("not pushed: it fails this job")
+            return made
+        sent = made.push()
+    if not sent:
+        return made
+    return replace(made, image=sent[-1].references[0], digest=sent[-1].digest)
 
 
 def _write(held: Held, inputs: Inputs, folder: Path, ui: Ui) -> None:
@@ -316,7 +330,9 @@ def _failed(job: Job, state: JobState, error: TfslimError) -> JobState:
     with job.commands.verbatim():
         job.ui.error(error)
     tell.tell_error(job.commands, error, state.id)
-    (job.folder / "report.md").write_text(tell.error_markdown(error, state.id), encoding="utf-8")
+    report = job.folder / "report.md"
+    if not report.exists():  # a push fails after the report was written
+        report.write_text(tell.error_markdown(error, state.id), encoding="utf-8")
     told = ErrorText(
         label=error.label[:1000],
         what=error.what[:10_000],

@@ -16,7 +16,9 @@ from docker.errors import APIError
 
 from tfslim import cli_bench, cli_coldstart, cli_slim
 from tfslim.bench.device import choose_device
-from tfslim.build.own import OwnBuild, build_own
+from tfslim.build.builder import use_builder
+from tfslim.build.own import OwnBuild, bake_target, build_own
+from tfslim.build.push import Proof, PushedImage, push_image
 from tfslim.config import Config
 from tfslim.engine.engine import Engine, find_engine
 from tfslim.errors import ConfigError, NetworkError, TfslimError
@@ -34,6 +36,7 @@ __all__ = ["SLIM", "Made", "Wanted", "clean_name", "measure", "name_of"]
 SLIM: Final = "slim"
 """What the slimmed image is called in a record; the one it was made from is the yardstick."""
 
+_LOGS: Final = Path(".tfslim/logs")
 _ONLY_SIZES: Final = "not measured: only sizes were asked for"
 
 
@@ -65,12 +68,15 @@ class Made:
         subject: The image that a workflow's outputs speak of, by its name in the record.
         image: Its reference, or path.
         digest: Of its manifest; empty where nobody knows it.
+        push: Sends what was made to `push`, and returns what arrived; what of it the outputs speak
+            of is the last.
     """
 
     record: RunRecord
     subject: str
     image: str
     digest: str
+    push: Callable[[], Sequence[PushedImage]] = tuple
 
 
 def measure(wanted: Wanted, ui: Ui) -> Made:
@@ -114,6 +120,8 @@ def _variants(wanted: Wanted, ui: Ui) -> Made:
     config, bench = wanted.config, wanted.inputs.bench
     builds = make_plan(config)
     line = Line(config, builds, ui, setup_engine=_as_root())
+    if wanted.inputs.push:
+        line.check_push()
     only: Only = "sizes" if bench == "cold-start" else bench
     record = line.bench(only, folder=wanted.folder)
     if bench == "cold-start":
@@ -121,7 +129,7 @@ def _variants(wanted: Wanted, ui: Ui) -> Made:
         record = record.model_copy(update=_cold(wanted, names, lambda: line.engine, ui))
     shown = builds[-1]
     digest = next((one.digest for one in record.images if one.build.tag == shown.tag), "")
-    return Made(record, shown.variant, shown.tag, digest)
+    return Made(record, shown.variant, shown.tag, digest, lambda: line.push(record.images))
 
 
 def _cold(
@@ -152,7 +160,9 @@ class _OwnImage:
     def __init__(self, wanted: Wanted, ui: Ui) -> None:
         self._wanted = wanted
         self._ui = ui
-        self._engine = cache(lambda: find_engine(ui, setup=_as_root()))
+        self._engine = cache(self._found)
+        self._target: dict[str, Any] | None = None  # what the image was built from
+        self._proof: Proof | None = "not slimmed"
 
     def measure(self) -> Made:
         """Return what was measured of it, and of what slimming made of it."""
@@ -177,7 +187,28 @@ class _OwnImage:
         )
         record = record.model_copy(update=self._timed(images)).described()
         digest = (facts.manifest_digest if facts else None) or digest
-        return Made(record, subject, images[subject], digest)
+        return Made(record, subject, images[subject], digest, lambda: [self._push(images[subject])])
+
+    def _found(self) -> Engine:
+        engine = find_engine(self._ui, setup=_as_root())
+        return use_builder(engine, self._wanted.config.builder, self._ui)
+
+    def _push(self, image: str) -> PushedImage:
+        slims = self._wanted.inputs.slims
+        return push_image(
+            self._engine(),
+            image,
+            config=self._wanted.config,
+            proof=self._proof,
+            archs=self._wanted.config.cuda_archs if slims and self._archs_matter else (),
+            target=None if slims else self._target,
+            logs=_LOGS,
+            ui=self._ui,
+        )
+
+    @property
+    def _archs_matter(self) -> bool:
+        return self._wanted.inputs.profile != "safe"
 
     def _client(self) -> DockerClient:
         return self._engine().client()
@@ -194,6 +225,7 @@ class _OwnImage:
                 target=inputs.target,
                 args=dict(_pair(line) for line in inputs.build_args),
             )
+            self._target = bake_target(build, self._wanted.config)
             return build.tag, build_own(self._engine(), build, self._wanted.config, self._ui)
         image = str(inputs.image)
         if source_kind(image) == "engine":
@@ -227,7 +259,7 @@ class _OwnImage:
         workload = inputs.profile == "workload"
         request = cli_slim.Request(
             source=source,
-            cuda_arch=",".join(config.cuda_archs) if inputs.profile != "safe" else None,
+            cuda_arch=",".join(config.cuda_archs) if self._archs_matter else None,
             profile=inputs.profile,
             keep=config.keep,
             also=config.also if inputs.profile in ("inference", "workload") else (),
@@ -242,6 +274,9 @@ class _OwnImage:
         error = done.error()
         if error is not None:
             raise error
+        if done.plan.files:
+            passed = not isinstance(done.gate, str) and done.gate.outcome == "passed"
+            self._proof = "gate" if passed else None
         return str(request.tag), (done.image.manifest_digest if done.image else "")
 
     def _timed(self, images: Mapping[str, str]) -> dict[str, Any]:
