@@ -288,7 +288,8 @@ def _judged(
     with job.commands.group("Report"):
         _write(held, inputs, job.folder, job.ui)
     report = render.make_report(held.record, held.comparison, budgets=held.budgets)
-    tell.tell_report(job.commands, held, made, inputs, fails=fails)
+    before = found[0] if found else None
+    tell.tell_report(job.commands, held, inputs, before=before, fails=fails)
     if inputs.push:
         made = _pushed(job, made, fails=fails)
     tell.tell_outputs(job.commands, made, job.folder, report.status)

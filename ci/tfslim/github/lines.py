@@ -53,13 +53,20 @@ def instructions(dockerfile: str) -> list[Instruction]:
     return found
 
 
-def largest_line(dockerfile: str, size: Inspection, target: str | None = None) -> Place | None:
+def largest_line(
+    dockerfile: str,
+    size: Inspection,
+    target: str | None = None,
+    *,
+    before: Inspection | None = None,
+) -> Place | None:
     """Return the line whose layer is the largest of the image.
 
     Args:
         dockerfile: Its text.
         size: What the image is made of.
         target: The stage that was built; None for the last one.
+        before: What it was made of before: only layers that are new since then are looked at.
 
     Returns:
         None where the file has no FROM. Where the largest layer comes from no line (the base
@@ -69,13 +76,16 @@ def largest_line(dockerfile: str, size: Inspection, target: str | None = None) -
     if not chain:
         return None
     start = chain[0]
-    made = [(layer, _line_of(layer, chain)) for layer in size.layers]
-    if not made:
-        return Place(start.line, "the FROM of the image")
-    _, line = max(made, key=lambda pair: (pair[0].unpacked_bytes, pair[0].pull_bytes or 0))
+    known = {layer.digest for layer in before.layers} if before else set()
+    layers = [layer for layer in size.layers if layer.digest not in known] or size.layers
+    kind = "largest of those that are new" if known else "largest of the image"
+    if not layers:
+        return Place(start.line, "the image has no layers")
+    largest = max(layers, key=lambda layer: (layer.unpacked_bytes, layer.pull_bytes or 0))
+    line = _line_of(largest, chain)
     if line is None:
-        return Place(start.line, "no line of this file is known to have made the largest layer")
-    return Place(line, "its layer is the largest of the image")
+        return Place(start.line, f"the layer that is the {kind} comes with what it names")
+    return Place(line, f"its layer is the {kind}")
 
 
 def _joined(first: str, lines: Iterator[tuple[int, str]], escape: str) -> Iterator[str]:

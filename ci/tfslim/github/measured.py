@@ -14,7 +14,7 @@ from typing import Any, Final
 from docker import DockerClient
 from docker.errors import APIError
 
-from tfslim import cli_bench, cli_coldstart, cli_slim
+from tfslim import cli_bench, cli_coldstart, cli_slim, cli_verify
 from tfslim.bench.device import choose_device
 from tfslim.build.builder import use_builder
 from tfslim.build.own import OwnBuild, bake_target, build_own
@@ -23,8 +23,11 @@ from tfslim.config import Config
 from tfslim.engine.engine import Engine, find_engine
 from tfslim.errors import ConfigError, NetworkError, TfslimError
 from tfslim.github.inputs import Inputs
+from tfslim.images.described import GateResult
 from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source, source_kind
+from tfslim.parity import gate
+from tfslim.parity.verdict import Verdict
 from tfslim.pipeline import Line, Only
 from tfslim.plan import make_plan
 from tfslim.report.measures import YARDSTICK
@@ -169,9 +172,11 @@ class _OwnImage:
         started = now()
         source, digest = self._source()
         images = {self._wanted.name: source}
+        parity: dict[str, list[GateResult]] = {}
         if self._wanted.inputs.slims:
-            slim, digest = self._slim(source)
+            slim, digest, gates = self._slim(source)
             images = {YARDSTICK: source, SLIM: slim}
+            parity = {SLIM: gates}
         sizes = {
             name: inspect_source(image, client=self._client, gpu=gpu_use, ui=self._ui)
             for name, image in images.items()
@@ -183,6 +188,7 @@ class _OwnImage:
             started=started,
             environment=environment(used, _ONLY_SIZES),
             sizes=sizes,
+            parity=parity,
             budgets={k: v for k, v in self._wanted.config.budgets.items() if k == "default"},
         )
         record = record.model_copy(update=self._timed(images)).described()
@@ -247,8 +253,8 @@ class _OwnImage:
                     "`docker login` before this step.",
                 )
 
-    def _slim(self, source: str) -> tuple[str, str]:
-        """Slim it, compare its answers, and return the new image and its digest."""
+    def _slim(self, source: str) -> tuple[str, str, list[GateResult]]:
+        """Slim it, compare its answers, and return the new image, its digest and the answers'."""
         inputs, config = self._wanted.inputs, self._wanted.config
         if source_kind(source) != "engine":
             raise ConfigError(
@@ -274,10 +280,21 @@ class _OwnImage:
         error = done.error()
         if error is not None:
             raise error
+        gates = [_gate_result("model" if workload else "zoo", done.gate)]
+        if inputs.model and not workload and isinstance(done.gate, Verdict):
+            gates.append(self._asked_with_model(request, inputs.model))
         if done.plan.files:
-            passed = not isinstance(done.gate, str) and done.gate.outcome == "passed"
-            self._proof = "gate" if passed else None
-        return str(request.tag), (done.image.manifest_digest if done.image else "")
+            self._proof = "gate" if all(one.outcome == "passed" for one in gates) else None
+        return str(request.tag), (done.image.manifest_digest if done.image else ""), gates
+
+    def _asked_with_model(self, request: cli_slim.Request, model: str) -> GateResult:
+        """Compare the answers to the user's own model, too."""
+        both = gate.Request(request.source, str(request.tag), (model,))
+        verdict = gate.verify(both, self._client, self._ui)
+        error = cli_verify.error_of(verdict)
+        if error is not None:
+            raise error
+        return _gate_result("model", verdict)
 
     def _timed(self, images: Mapping[str, str]) -> dict[str, Any]:
         """Measure what takes time, as far as it was asked for."""
@@ -308,6 +325,14 @@ class _OwnImage:
         )
         names = ("environment", "in_process", "http", "notes")
         return {name: getattr(record, name) for name in names}
+
+
+def _gate_result(name: str, found: Verdict | str) -> GateResult:
+    """Return what the parity gate said, as a record keeps it."""
+    if isinstance(found, str):
+        return GateResult(name=name, outcome="not asked", why=found[:1000])
+    models = {model.name[:100]: model.outcome for model in found.models[:1000]}
+    return GateResult(name=name, outcome=found.outcome, why=found.reason[:1000], models=models)
 
 
 def _pair(line: str) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from tfslim.report import figures, markdown, render
 from tfslim.report.budgets import BudgetResult
 from tfslim.report.inert import line, plain
 from tfslim.report.measures import YARDSTICK
+from tfslim.report.record import RunRecord
 
 __all__ = ["MOST_ANNOTATIONS", "error_markdown", "tell_error", "tell_outputs", "tell_report"]
 
@@ -36,14 +37,21 @@ class _Remark:
     line: int = 0
 
 
-def tell_report(commands: Commands, held: Held, made: Made, inputs: Inputs, *, fails: bool) -> None:
+def tell_report(
+    commands: Commands,
+    held: Held,
+    inputs: Inputs,
+    *,
+    before: RunRecord | None,
+    fails: bool,
+) -> None:
     """Show a report: the summary, and what is wrong beside the lines it comes from.
 
     Args:
         commands: The runner.
         held: The run, held against budgets and baseline.
-        made: What was measured.
         inputs: The action's inputs.
+        before: The baseline.
         fails: Whether what is wrong fails the job: errors then, else warnings.
     """
     report = render.make_report(
@@ -51,7 +59,7 @@ def tell_report(commands: Commands, held: Held, made: Made, inputs: Inputs, *, f
     )
     commands.summary(markdown.markdown(report, SUMMARY_LIMIT - _ROOM))
     level: Level = "error" if fails else "warning"
-    remarks = [*_broken(held, made, inputs, level), *_others(held)]
+    remarks = [*_broken(held, inputs, before, level), *_others(held)]
     for remark in remarks[:MOST_ANNOTATIONS]:
         commands.annotate(
             remark.level, remark.text, title=_TITLE, file=remark.file, line=remark.line
@@ -96,13 +104,15 @@ def error_markdown(error: TfslimError, id_: str) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _broken(held: Held, made: Made, inputs: Inputs, level: Level) -> Iterator[_Remark]:
+def _broken(
+    held: Held, inputs: Inputs, before: RunRecord | None, level: Level
+) -> Iterator[_Remark]:
     """Yield each broken budget, at a line of the Dockerfile where there is one."""
     for item in held.budgets:
         if item.state != "broken":
             continue
         text = _sentence(item)
-        place = _place(item, made, inputs)
+        place = _place(item, held.record, inputs, before)
         if place is None:
             yield _Remark(level, text)
         else:
@@ -136,19 +146,20 @@ def _sentence(item: BudgetResult) -> str:
     )
 
 
-def _place(item: BudgetResult, made: Made, inputs: Inputs) -> tuple[int, str] | None:
+def _place(
+    item: BudgetResult, record: RunRecord, inputs: Inputs, before: RunRecord | None
+) -> tuple[int, str] | None:
     """Return the line, and why it is that one; a slimmed image is judged by what it was made of."""
-    if inputs.dockerfile is None:
+    subject = YARDSTICK if item.subject == SLIM else item.subject
+    size = record.sizes.get(subject)
+    if inputs.dockerfile is None or size is None:
         return None
-    sizes = made.record.sizes
-    size = sizes.get(YARDSTICK if item.subject == SLIM else item.subject)
-    if size is None:
-        return None
+    then = before.sizes.get(subject) if before and item.budget.startswith("max-growth") else None
     try:
         text = inputs.dockerfile.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
-    place = largest_line(text, size, inputs.target)
+    place = largest_line(text, size, inputs.target, before=then)
     return (place.line, place.why) if place else None
 
 
