@@ -246,7 +246,7 @@ class BenchConfig(_Section):
         0.03, gt=0, lt=1, description="Share by which two images may differ and still be the same."
     )
     cold_launches: int = Field(
-        3, ge=0, le=100, description="Cold starts of each image in a whole run; 0: none."
+        5, ge=0, le=100, description="Cold starts of each image in a whole run; 0: none."
     )
     runtime: Literal["auto", "docker", "rootfs"] = Field(
         "auto",

@@ -124,6 +124,12 @@ def test_a_library_that_is_not_there() -> None:
     assert found.why == "not in the image, or smaller than 256 KiB"
 
 
+def test_a_library_that_is_gone_keeps_its_limit() -> None:
+    size = inspection(libraries={CUBLAS: 200})
+    found = only(run({"libraries": {"libnone.so": 1 << 20}}, sizes={"inference": size}))
+    assert (found.state, found.actual) == ("kept", 0)
+
+
 # ---- defaults ----
 
 
