@@ -256,6 +256,28 @@ _trace_input_option = click.option(
     "--keep", multiple=True, metavar="RULE", help="Do not follow this rule; --explain names them."
 )
 @click.option("--also", multiple=True, metavar="RULE", help="Follow this optional rule, too.")
+@click.option(
+    "--aot",
+    is_flag=True,
+    help="Compile ahead of time what these GPUs would compile at first use (docs/aot.md); the same "
+    "as --also aot.",
+)
+@click.option(
+    "--ptxas",
+    metavar="PATH",
+    help="Compiler for --aot, in place of the one in SOURCE; own: that of an image, run here.",
+)
+@click.option(
+    "--aot-cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where compiled code is kept; by default ~/.cache/tfslim/aot.",
+)
+@click.option(
+    "--recompress",
+    type=click.Choice(["zstd"]),
+    help="Store kept GPU code anew, for drivers from 570.26 on (checked at start); the same as "
+    "--also zstd.",
+)
 @_model_option
 @_trace_input_option
 @click.option(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +22,7 @@ from tfslim.parity.tracing import trace_models
 from tfslim.parity.verdict import Verdict
 from tfslim.slim import plan as plans
 from tfslim.slim import trace as traces
+from tfslim.slim.aot.settings import Settings, default_cache
 from tfslim.slim.apply import Outcome, apply_plan
 from tfslim.slim.archs import parse_targets
 from tfslim.slim.cold.apply import ColdCode, put_aside
@@ -37,7 +38,10 @@ if TYPE_CHECKING:
 __all__ = ["HostCode", "Request", "Result", "dockerfile_stage", "dry_run", "perform", "summary"]
 
 HostCode = Literal["whole", "cold"]
+AOT: Final = "aot"
+OWN_PTXAS: Final = "own"
 _STATE = Path(".tfslim")
+_CACHE_IN_BUILD = "/var/cache/tfslim-aot"
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,11 @@ class Request:
             when it is touched.
         gate: Compare an image of the engine with what it became, and take that back if it answers
             differently.
+        aot: Compile PTX ahead of time; the same as the word "aot" in `also`.
+        ptxas: The compiler for that: a path, or "own" for the one in the source. None: a folder's
+            own; none of an image.
+        aot_cache: Folder that compiled code is kept in; None: in the user's cache folder.
+        recompress: The same as the word "zstd" in `also`.
     """
 
     source: str
@@ -87,6 +96,33 @@ class Request:
     level: int | None = None
     host_code: HostCode = "whole"
     gate: bool = True
+    aot: bool = False
+    ptxas: str | None = None
+    aot_cache: Path | None = None
+    recompress: Literal["zstd"] | None = None
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Words of optional rules to follow: `also`, and those that have an option of their own."""
+        named = {AOT: self.aot, "zstd": self.recompress == "zstd"}
+        return tuple(dict.fromkeys((*self.also, *(word for word in named if named[word]))))
+
+    def settings(self) -> Settings:
+        """Return how PTX is compiled ahead of time.
+
+        Raises:
+            ConfigError: Something of an image would have to be run here, and nobody said it may.
+        """
+        if AOT in self.optional and not self.is_tree and self.ptxas is None:
+            raise ConfigError(
+                "the compiler of an image would run on this machine",
+                why="--aot compiles with ptxas, and the image's own is a program of the image.",
+                way_out="If you trust the image: --ptxas own. Else one of yours: --ptxas PATH\n"
+                "(pip install --target /tmp/nvcc nvidia-cuda-nvcc-cu12, then "
+                "/tmp/nvcc/nvidia/cuda_nvcc/bin/ptxas).",
+            )
+        given = None if self.ptxas in (None, OWN_PTXAS) else Path(self.ptxas or "")
+        return Settings(given, self.aot_cache or default_cache())
 
     def policy(self, trace: Trace | None = None) -> Policy:
         """Return the rules to follow, given what models were seen to reach.
@@ -99,9 +135,10 @@ class Request:
             parse_targets(self.cuda_arch) if self.cuda_arch else None,
             keep_ptx=self.keep_ptx,
             keep=self.keep,
-            also=self.also,
+            also=self.optional,
             trace=trace,
             margin=self.margin,
+            aot=self.settings(),
         )
 
     def trace(self, client: Callable[[], DockerClient], ui: Ui) -> Trace | None:
@@ -295,6 +332,7 @@ def summary(result: Result) -> list[str]:
     )
     if plan.unexplained_bytes:
         lines.append(f"unexplained: {human_bytes(plan.unexplained_bytes)}, left alone (--explain)")
+    lines += plan.told()
     lines += [_aside(item) for item in result.host_code if not item.restored]
     lines.append(f"answers: {_answers(result.gate)}")
     return lines
@@ -338,10 +376,14 @@ def dockerfile_stage(request: Request) -> str:
     if request.keep_ptx is not None:
         options += " --keep-ptx" if request.keep_ptx else " --no-keep-ptx"
     options += "".join(f" --keep {word}" for word in request.keep)
-    options += "".join(f" --also {word}" for word in request.also)
+    own = {AOT: " --aot", "zstd": " --recompress zstd"}
+    options += "".join(own.get(word, f" --also {word}") for word in request.optional)
     if request.host_code != "whole":
         options += f" --host-code {request.host_code}"
     mounts = ""
+    if AOT in request.optional:
+        mounts = f"    --mount=type=cache,target={_CACHE_IN_BUILD} \\\n"
+        options += f" --aot-cache {_CACHE_IN_BUILD}"
     for number, place in enumerate(request.traces):
         mounts += f"    --mount=type=bind,source={place},target=/tmp/trace-{number}.json \\\n"
         options += f" --trace /tmp/trace-{number}.json"

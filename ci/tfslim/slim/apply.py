@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tfslim.errors import DiskError, InputError, SlimError, VerifyError
 from tfslim.slim import layout, loader, scan, verify
+from tfslim.slim.aot.store import Store
 from tfslim.slim.elf import PAGE, Elf, FormatRefusedError
 from tfslim.slim.pieces import Piece
 from tfslim.slim.plan import Content, FilePlan, Plan
@@ -111,6 +112,7 @@ class _Work:
     source: Path
     target: Path
     library_path: tuple[Path, ...]
+    store: Path | None = None
 
 
 def apply_plan(
@@ -133,11 +135,13 @@ def apply_plan(
     Raises:
         SlimError: A file is no longer the one planned for, or a new one asks for names that the
             plan hides; nothing was changed.
-        InputError: The output exists, or lies within the tree.
+        InputError: The output exists, or lies within the tree; or code that was compiled for the
+            plan is no longer in its cache.
         DiskError: There is not room enough.
     """
     with Pool(ui or Ui(quiet=True), jobs) as pool:
         _check_unchanged(plan, tree, pool)
+        _check_compiled(plan)
         _check_unasked(plan, tree, pool)
         _check_room(plan, tree, output)
         if output is None:
@@ -218,6 +222,16 @@ def _is_unchanged(work: tuple[Path, FilePlan]) -> bool:
 
 def _is_there(path: Path) -> bool:
     return path.is_symlink() or path.exists()
+
+
+def _check_compiled(plan: Plan) -> None:
+    """Refuse where code that was compiled for the plan is not at hand any more."""
+    if plan.aot is None:
+        return
+    store = Store(Path(plan.aot.cache))
+    wanted = {new.key: new for item in plan.files for new in item.cuts.compiled}
+    for new in wanted.values():
+        store.read(new)
 
 
 def _check_unasked(plan: Plan, tree: Path, pool: Pool) -> None:
@@ -401,6 +415,7 @@ def _step(item: FilePlan) -> str:
 def _apply_files(plan: Plan, tree: Path, target: Path, pool: Pool) -> list[FileOutcome]:
     rewritten = {(tree / item.path).parent for item in plan.files if item.action == "rewrite"}
     folders = tuple(sorted(rewritten))
+    store = Path(plan.aot.cache) if plan.aot else None
     done: list[FileOutcome] = []
     for title in _STEPS:
         files = [item for item in plan.files if _step(item) == title]
@@ -408,7 +423,7 @@ def _apply_files(plan: Plan, tree: Path, target: Path, pool: Pool) -> list[FileO
             done += pool.run(
                 title,
                 _apply_one,
-                [_Work(item, tree, target, folders) for item in files],
+                [_Work(item, tree, target, folders, store) for item in files],
                 sizes=[item.size for item in files],
                 names=[item.path for item in files],
             )
@@ -506,7 +521,7 @@ def _write_proved(source: Path, aside: Path, work: _Work) -> str:
     aside.unlink(missing_ok=True)
     try:
         with Elf(source) as elf:
-            write_pieces(elf.path, layout.lay_out(elf, work.plan.cuts).pieces, aside)
+            write_pieces(elf.path, _laid_out(elf, work).pieces, aside)
     except FormatRefusedError as refusal:
         return str(refusal)
     except OSError as error:
@@ -518,6 +533,12 @@ def _write_proved(source: Path, aside: Path, work: _Work) -> str:
         if before != after:
             problems.append(f"the loader now says: {_difference(before or '', after or '')}")
     return "; ".join(problems[:5])
+
+
+def _laid_out(elf: Elf, work: _Work) -> layout.Layout:
+    if work.store is None:
+        return layout.lay_out(elf, work.plan.cuts)
+    return layout.lay_out(elf, work.plan.cuts, Store(work.store).read)
 
 
 def _difference(before: str, after: str) -> str:

@@ -9,7 +9,7 @@ driver for any GPU at or above it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -17,7 +17,7 @@ from tfslim.errors import SlimError
 from tfslim.gpu import find_gpus
 from tfslim.slim.fatbin import Kind
 
-__all__ = ["ALL_MAJOR", "Code", "Targets", "parse_targets", "select", "serves"]
+__all__ = ["ALL_MAJOR", "Code", "Targets", "jit_source", "parse_targets", "select", "serves"]
 
 # The x.0 GPU of every major version that CUDA 11 to 13 compile for.
 ALL_MAJOR: Final = (50, 60, 70, 80, 90, 100, 120)
@@ -123,7 +123,24 @@ def serves(code: Code, sm: int) -> bool:
     return code.sm <= sm
 
 
-def select(entries: Sequence[Code], targets: Iterable[int], *, keep_ptx: bool) -> frozenset[int]:
+def jit_source(entries: Sequence[Code], sm: int) -> int | None:
+    """Return the index of the PTX that the driver would compile for a GPU; None where it would not.
+
+    It would not where any cubin serves the GPU, or no PTX does.
+    """
+    if _best(entries, sm, Kind.CUBIN)[0]:
+        return None
+    best = _best(entries, sm, Kind.PTX)[0]
+    return max(best, key=lambda i: (entries[i].sm, entries[i].specific, -i), default=None)
+
+
+def select(
+    entries: Sequence[Code],
+    targets: Iterable[int],
+    *,
+    keep_ptx: bool,
+    compiled: Collection[int] = (),
+) -> frozenset[int]:
     """Return the indices of a container's entries that the targets need.
 
     Per target: the best cubin; without one, the best PTX; and the best LTO-IR besides, which a
@@ -134,12 +151,13 @@ def select(entries: Sequence[Code], targets: Iterable[int], *, keep_ptx: bool) -
         entries: The container's entries.
         targets: Compute capabilities.
         keep_ptx: Also keep the newest plain PTX, for GPUs yet to come.
+        compiled: Targets that get code compiled ahead of time, and therefore need no PTX.
     """
     keep: set[int] = set()
     for sm in targets:
         cubins, certain = _best(entries, sm, Kind.CUBIN)
         keep |= cubins
-        if not certain:
+        if not certain and sm not in compiled:
             keep |= _best(entries, sm, Kind.PTX)[0]
         keep |= _best(entries, sm, Kind.LTO)[0]
     if keep_ptx:

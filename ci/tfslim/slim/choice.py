@@ -8,11 +8,11 @@ finds a container it can read, and such that a second run decides the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from tfslim.slim import archs, fatbin, scan
-from tfslim.slim.cuts import ContainerCut, Placeholder, Span
+from tfslim.slim.cuts import ContainerCut, NewCode, Placeholder, Span
 from tfslim.slim.elf import Elf
 from tfslim.slim.scan import FileScan, Found
 
@@ -47,10 +47,11 @@ class Choice:
         keep_lto: bool = True,
     ) -> None:
         self._elf = elf
+        self._found = found.found
+        self._sms = sms
+        self._keep_ptx = keep_ptx
         self._keep_lto = keep_lto
-        kept = [archs.select(f.container.entries, sms, keep_ptx=keep_ptx) for f in found.found]
-        if not keep_lto:
-            kept = [_without_lto(f, keep) for f, keep in zip(found.found, kept, strict=True)]
+        kept = [self.keep(item, frozenset()) for item in found.found]
         emptied = [f for f, keep in zip(found.found, kept, strict=True) if not keep]
         self.placeholder = _smallest_cubin(emptied)
         self._stand_in = self._entry_bytes(found, self.placeholder)
@@ -64,6 +65,41 @@ class Choice:
             if cut.movable or len(cut.keep) < len(item.container.entries)
         )
         self.spans = tuple(self._spans(found, sms))
+
+    def keep(self, item: Found, compiled: frozenset[int]) -> frozenset[int]:
+        """Return the entries that the targets need where some have code compiled ahead of time."""
+        stay = archs.select(
+            item.container.entries, self._sms, keep_ptx=self._keep_ptx, compiled=compiled
+        )
+        return stay if self._keep_lto else _without_lto(item, stay)
+
+    def add(
+        self, offers: Mapping[int, tuple[frozenset[int], tuple[NewCode, ...]]]
+    ) -> list[Dropped]:
+        """Take over code that was compiled ahead of time; return what goes because of it.
+
+        Args:
+            offers: By offset of the container: the entries that stay, and the code.
+        """
+        cuts = {cut.offset: cut for cut in self.containers}
+        dropped: list[Dropped] = []
+        for item in self._found:
+            if item.container.offset not in offers:
+                continue
+            stays, new = offers[item.container.offset]
+            old = cuts.get(item.container.offset)
+            before = range(len(item.container.entries)) if old is None else old.keep
+            cuts[item.container.offset] = ContainerCut(
+                offset=item.container.offset,
+                keep=tuple(sorted(stays)),
+                movable=item.movable,
+                new=new,
+            )
+            for index in sorted(set(before) - stays):
+                entry = item.container.entries[index]
+                dropped.append((entry.kind.label, entry.sm, item.region, entry.size))
+        self.containers = tuple(cuts[offset] for offset in sorted(cuts))
+        return dropped
 
     def _entry_bytes(self, found: FileScan, placeholder: Placeholder | None) -> bytes:
         if placeholder is None:

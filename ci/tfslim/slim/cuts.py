@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["ContainerCut", "FileCuts", "Placeholder", "Run", "Span"]
+__all__ = ["ContainerCut", "FileCuts", "NewCode", "Placeholder", "Run", "Span"]
 
 # Things that follow each other in a table, as (index of the first, count).
 Run = tuple[int, int]
@@ -23,6 +23,33 @@ class Span(_Data):
     size: int
 
 
+class NewCode(_Data):
+    """A cubin that was compiled from a container's PTX, to be added to it.
+
+    Attributes:
+        sm: The architecture it is for, as in 90.
+        suffix: "a" or "f" where it is for that one or its family alone.
+        key: Its name in the store of compiled code.
+        sha256: Digest of the cubin.
+        cubin: Its bytes.
+        packed: How it is stored.
+        size: Bytes of the whole entry.
+    """
+
+    sm: int
+    suffix: Literal["", "a", "f"] = ""
+    key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str
+    cubin: int
+    packed: Literal["none", "lz4"]
+    size: int
+
+    @property
+    def arch(self) -> str:
+        """The architecture as NVIDIA writes it."""
+        return f"sm_{self.sm}{self.suffix}"
+
+
 class ContainerCut(_Data):
     """What stays of a fatbin container.
 
@@ -32,12 +59,14 @@ class ContainerCut(_Data):
         movable: Wrappers alone lead to it, so it may lie elsewhere.
         empty: What becomes of it when nothing is kept: it holds a copy of the file's placeholder;
             or its wrappers are led to the file's `host` ("shared"); or all of it becomes zero.
+        new: Code that follows what stays, compiled ahead of time.
     """
 
     offset: int
     keep: tuple[int, ...]
     movable: bool = False
     empty: Literal["", "copy", "shared", "zero"] = ""
+    new: tuple[NewCode, ...] = ()
 
 
 class Placeholder(_Data):
@@ -77,6 +106,11 @@ class FileCuts(_Data):
     sections: tuple[int, ...] = ()
     zstd: bool = False
     hidden: tuple[Run, ...] = ()
+
+    @property
+    def compiled(self) -> tuple[NewCode, ...]:
+        """All code that was compiled ahead of time."""
+        return tuple(new for cut in self.containers for new in cut.new)
 
     @property
     def relocates(self) -> bool:

@@ -5,23 +5,48 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 from tfslim.slim import layout, scan
+from tfslim.slim.aot.compiling import Cubin
+from tfslim.slim.aot.place import Placed, place
+from tfslim.slim.aot.store import Store
 from tfslim.slim.choice import Choice, Dropped
 from tfslim.slim.cuts import ContainerCut, FileCuts
 from tfslim.slim.elf import ET_DYN, ET_EXEC, PT_INTERP, Elf, FormatRefusedError
 from tfslim.slim.exports import rebuild
 from tfslim.slim.fatbin import FLAG_LZ4, Kind
-from tfslim.slim.plan import FilePlan, Note, Removal
+from tfslim.slim.plan import FilePlan, GpuModules, Note, Removal
 from tfslim.slim.rules import GpuRule, Profile
 from tfslim.slim.scan import FileScan
+from tfslim.slim.serving import serving_by_gpu
 from tfslim.slim.tree import TreeFile, sha256
 from tfslim.slim.unasked import Unasked
 
-__all__ = ["plan_file"]
+__all__ = ["FileCode", "Planned", "plan_file"]
 
 _PROGRAMS: Final = (ET_DYN, ET_EXEC)
+
+
+class FileCode(NamedTuple):
+    """Code compiled ahead of time for a file, and the folder that it is kept in."""
+
+    cubins: tuple[Cubin, ...]
+    store: Path
+
+
+class Planned(NamedTuple):
+    """What was decided of a file.
+
+    Attributes:
+        plan: What happens to it; None: nothing.
+        notes: What was left alone, and why.
+        modules: How it will serve the GPUs that were named; nothing for a file without GPU code.
+    """
+
+    plan: FilePlan | None
+    notes: tuple[Note, ...]
+    modules: tuple[GpuModules, ...] = ()
 
 
 def plan_file(
@@ -32,7 +57,8 @@ def plan_file(
     *,
     keep_ptx: bool,
     unasked: Unasked | None = None,
-) -> tuple[FilePlan | None, tuple[Note, ...]]:
+    code: FileCode | None = None,
+) -> Planned:
     """Plan one ELF file.
 
     Args:
@@ -42,24 +68,22 @@ def plan_file(
         sms: GPUs to serve.
         keep_ptx: Whether one PTX is kept for other GPUs.
         unasked: Which of its exported names nobody else asks for; None where that was not asked.
-
-    Returns:
-        What happens to it (None: nothing), and what was left alone and why.
+        code: What was compiled for it ahead of time.
     """
     name = item.names[0]
     try:
         with Elf(item.at(tree)) as elf:
-            draft = _Draft(elf, name, rules, sms, keep_ptx=keep_ptx)
+            draft = _Draft(elf, name, rules, sms, keep_ptx=keep_ptx, code=code)
             if unasked is not None:
                 draft.hide(unasked)
             if draft.cuts == FileCuts():
-                return None, tuple(draft.notes)
+                return Planned(None, tuple(draft.notes), tuple(draft.modules))
             # zstd makes it smaller still; how much is known when it is done
-            after = layout.lay_out(elf, draft.cuts.model_copy(update={"zstd": False})).size
+            after = draft.laid_out(draft.cuts.model_copy(update={"zstd": False})).size
     except FormatRefusedError as refusal:
-        return None, (Note(path=name, bytes=0, why=str(refusal)),)
-    if after >= item.size and not draft.cuts.zstd:
-        return None, tuple(draft.notes)
+        return Planned(None, (Note(path=name, bytes=0, why=str(refusal)),))
+    if after >= item.size and not draft.cuts.zstd and not draft.cuts.compiled:
+        return Planned(None, tuple(draft.notes), tuple(draft.modules))
     planned = FilePlan(
         path=name,
         links=item.names[1:],
@@ -70,18 +94,27 @@ def plan_file(
         cuts=draft.cuts,
         removals=tuple(draft.removals),
     )
-    return planned, tuple(draft.notes)
+    return Planned(planned, tuple(draft.notes), tuple(draft.modules))
 
 
 class _Draft:
     """The cuts of one file as they are decided, with their summary and what is left alone."""
 
     def __init__(
-        self, elf: Elf, name: str, rules: Profile, sms: Sequence[int], *, keep_ptx: bool
+        self,
+        elf: Elf,
+        name: str,
+        rules: Profile,
+        sms: Sequence[int],
+        *,
+        keep_ptx: bool,
+        code: FileCode | None,
     ) -> None:
         self._elf = elf
         self._name = name
         self._rules = rules
+        self._code = code
+        self.modules: list[GpuModules] = []
         self.notes: list[Note] = []
         self.removals: list[Removal] = []
         sections = self._sections(rules)
@@ -122,12 +155,16 @@ class _Draft:
             return
         if refusal := _unmappable(self._elf):
             self._note(sum(found.bytes_by.values()), refusal)
+            self._count(found, sms, Placed())
             return
         lto = self._rules.lto_rule(PurePosixPath(self._name))
         choice = Choice(self._elf, found, sms, keep_ptx=keep_ptx, keep_lto=lto is None)
         zstd = self._rules.zstd_rule
+        placed = self._place(found, choice, sms)
+        ptx = choice.add(placed.offers)
+        self._count(found, sms, placed)
         packed = _with_lz4(found, choice.containers) if zstd is not None else []
-        if not choice.dropped and not packed:
+        if not choice.dropped and not packed and not placed.offers:
             return
         self.cuts = self.cuts.model_copy(
             update={
@@ -140,11 +177,69 @@ class _Draft:
         )
         if zstd is not None:
             self.removals += _summed(zstd.id, packed)
+        if self._rules.aot_rule is not None:
+            self.removals += _summed(self._rules.aot_rule.id, ptx)
         by_rule: defaultdict[str, list[Dropped]] = defaultdict(list)
         for piece in choice.dropped:
             by_rule[lto.id if lto and piece[0] == Kind.LTO.label else rule.id].append(piece)
         for rule_id, dropped in sorted(by_rule.items()):
             self.removals += _summed(rule_id, dropped)
+
+    def _place(self, found: FileScan, choice: Choice, sms: Sequence[int]) -> Placed:
+        """Put code that was compiled ahead of time where it fits, and say where it does not."""
+        if self._code is None:
+            return Placed()
+        store = Store(self._code.store)
+        base = FileCuts(
+            containers=choice.containers, placeholder=choice.placeholder, host=choice.host
+        )
+
+        def read(cubin: Cubin) -> bytes:
+            code = store.get(cubin.key)
+            if code is None:
+                raise FormatRefusedError("what was compiled for it is gone from the cache")
+            return code
+
+        placed = place(
+            self._elf,
+            found.found,
+            base,
+            cubins=self._code.cubins,
+            keep=choice.keep,
+            read=read,
+        )
+        for sm in sms:
+            if count := placed.unfit.get(sm):
+                self._note(
+                    0,
+                    f"{count} modules stay PTX for sm_{sm}: the code compiled from it does not fit "
+                    "its place (a tree that was not slimmed before has more room)",
+                )
+        return placed
+
+    def _count(self, found: FileScan, sms: Sequence[int], placed: Placed) -> None:
+        for sm, now in serving_by_gpu(found, sms).items():
+            new = placed.served(sm)
+            self.modules.append(
+                GpuModules(
+                    path=self._name,
+                    sm=sm,
+                    code=now.code + new,
+                    jit=now.jit - new,
+                    none=now.none,
+                    picked=now.picked,
+                )
+            )
+
+    def laid_out(self, cuts: FileCuts) -> layout.Layout:
+        """Work out the new file.
+
+        Raises:
+            FormatRefusedError: The cuts do not fit the file.
+        """
+        if self._code is None:
+            return layout.lay_out(self._elf, cuts)
+        return layout.lay_out(self._elf, cuts, Store(self._code.store).read)
 
     def hide(self, unasked: Unasked) -> None:
         """Take out exported names that nobody asks for; none where the format is not known."""

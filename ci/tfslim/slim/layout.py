@@ -9,7 +9,7 @@ file, and the segment around them is split so that the loader supplies the zeros
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
@@ -17,7 +17,8 @@ from typing import Final
 import numpy as np
 
 from tfslim.slim import fatbin
-from tfslim.slim.cuts import ContainerCut, FileCuts
+from tfslim.slim.aot.entry import entry_of
+from tfslim.slim.cuts import ContainerCut, FileCuts, NewCode
 from tfslim.slim.elf import (
     FILE_HEADER,
     PAGE,
@@ -39,7 +40,17 @@ from tfslim.slim.fatbin import Container, Entry
 from tfslim.slim.pieces import Piece, overlay, without
 from tfslim.slim.recompress import with_zstd
 
-__all__ = ["MAX_HOLES", "MIN_HOLE", "Layout", "Piece", "lay_out", "strip_refusal"]
+__all__ = [
+    "MAX_HOLES",
+    "MIN_HOLE",
+    "Code",
+    "Layout",
+    "Piece",
+    "Zone",
+    "lay_out",
+    "strip_refusal",
+    "zones",
+]
 
 # A hole costs the loader two mappings (some microseconds); smaller ones are not worth it.
 MIN_HOLE: Final = 16 * 1024
@@ -61,6 +72,25 @@ class _Stored:
 
 
 _Kept = tuple[Container, ContainerCut, tuple[_Stored, ...]]
+# Gives the cubin that a plan names.
+Code = Callable[[NewCode], bytes]
+
+
+def _no_code(new: NewCode) -> bytes:
+    raise FormatRefusedError(f"the code compiled for {new.arch} is not at hand")
+
+
+@dataclass(frozen=True)
+class Zone:
+    """Containers that are packed together.
+
+    Attributes:
+        containers: Their offsets.
+        free: Bytes that are left over when what stays is packed.
+    """
+
+    containers: frozenset[int]
+    free: int
 
 
 @dataclass(frozen=True)
@@ -80,19 +110,20 @@ class Layout:
     moved: dict[int, int]
 
 
-def lay_out(elf: Elf, cuts: FileCuts) -> Layout:
+def lay_out(elf: Elf, cuts: FileCuts, code: Code = _no_code) -> Layout:
     """Work out the new file.
 
     Args:
         elf: The original.
         cuts: What is taken out of it.
+        code: Gives the code that was compiled ahead of time.
 
     Raises:
         FormatRefusedError: The cuts do not fit the file, or its layout does not allow them.
     """
     if cuts.sections and (refusal := strip_refusal(elf, cuts.sections)):
         raise FormatRefusedError(refusal)
-    edits, moved = _edit(elf, cuts)
+    edits, moved = _edit(elf, cuts, code)
     led = _led_elsewhere(elf, moved)
     tables = _tables(elf, cuts, led)
     edited = overlay([Piece(0, elf.loaded_end, 0)], [*edits, *tables.pieces])
@@ -112,19 +143,49 @@ def lay_out(elf: Elf, cuts: FileCuts) -> Layout:
 # --- edit -------------------------------------------------------------------------------------
 
 
-def _edit(elf: Elf, cuts: FileCuts) -> tuple[list[Piece], dict[int, int]]:
-    """Return the changed pieces in order, and where containers moved (address → address)."""
-    if cuts.containers and any(segment.type == PT_INTERP for segment in elf.segments):
-        raise FormatRefusedError("a program that the kernel maps by itself")
+def zones(elf: Elf, cuts: FileCuts) -> tuple[Zone, ...]:
+    """Return which containers are packed together, and how much room is left there.
+
+    Raises:
+        FormatRefusedError: The cuts do not fit the file.
+    """
+    found = []
+    for zone in _zones(elf, _chosen(elf, cuts, _no_code)):
+        used = sum(_container_size(entries) for _, _, entries in zone)
+        whole = zone[-1][0].end - zone[0][0].offset
+        found.append(Zone(frozenset(container.offset for container, _, _ in zone), whole - used))
+    return tuple(found)
+
+
+def _container_size(entries: Sequence[_Stored]) -> int:
+    return fatbin.CONTAINER_HEADER.size + sum(e.size for e in entries) if entries else 0
+
+
+def _chosen(elf: Elf, cuts: FileCuts, code: Code) -> list[_Kept]:
+    """Return the containers that are edited, with what each will hold."""
     chosen = [(_parse(elf, cut), cut) for cut in cuts.containers]
     for (before, _), (after, _) in pairwise(chosen):
         if before.end > after.offset:
             raise FormatRefusedError("containers overlap or are not in order")
     placeholder = _placeholder(elf, cuts)
-    kept = [
-        (container, cut, tuple(_stored(elf, cuts, cut, _kept(container, cut, placeholder))))
+    return [
+        (
+            container,
+            cut,
+            (
+                *_stored(elf, cuts, cut, _kept(container, cut, placeholder)),
+                *_compiled(cuts, cut, code),
+            ),
+        )
         for container, cut in chosen
     ]
+
+
+def _edit(elf: Elf, cuts: FileCuts, code: Code) -> tuple[list[Piece], dict[int, int]]:
+    """Return the changed pieces in order, and where containers moved (address → address)."""
+    if cuts.containers and any(segment.type == PT_INTERP for segment in elf.segments):
+        raise FormatRefusedError("a program that the kernel maps by itself")
+    kept = _chosen(elf, cuts, code)
     edits: list[Piece] = []
     placed: dict[int, int] = {}
     for zone in _zones(elf, kept):
@@ -176,6 +237,16 @@ def _stored(
         )
 
 
+def _compiled(cuts: FileCuts, cut: ContainerCut, code: Code) -> Iterator[_Stored]:
+    """Yield entries for code that was compiled ahead of time."""
+    for new in cut.new:
+        entry = entry_of(code(new), new)
+        whole = fatbin.pack_container_header(len(entry)) + entry
+        parsed = fatbin.parse_container(whole, 0, len(whole)).entries[0]
+        smaller = with_zstd(whole, parsed) if cuts.zstd and cut.movable else None
+        yield _Stored(len(smaller or entry), smaller or entry)
+
+
 def _written_at(at: int, entries: Sequence[_Stored]) -> list[Piece]:
     """Return a container of the entries, at an offset."""
     if not entries:
@@ -194,6 +265,8 @@ def _filled(start: int, end: int, pieces: Sequence[Piece]) -> Iterator[Piece]:
             yield Piece(start, piece.at - start, None)
         yield piece
         start = piece.end
+    if start > end:
+        raise FormatRefusedError("what a container will hold does not fit its place")
     if end > start:
         yield Piece(start, end - start, None)
 

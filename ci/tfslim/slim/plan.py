@@ -16,14 +16,17 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from tfslim.errors import InputError
+from tfslim.slim.aot.compiling import ArchSummary
 from tfslim.slim.cuts import FileCuts
 from tfslim.slim.rules import load_profile
 from tfslim.ui import human_bytes
 
-__all__ = ["Content", "FilePlan", "Note", "Plan", "Removal", "load"]
+__all__ = ["AheadOfTime", "Content", "FilePlan", "GpuModules", "Note", "Plan", "Removal", "load"]
 
 # So many whole files of a rule are explained one by one, the largest; a saved plan names all.
 _LISTED: Final = 12
+# So many libraries are named in one line.
+_NAMED: Final = 3
 
 
 class _Data(BaseModel):
@@ -50,6 +53,31 @@ class Removal(_Data):
     region: str = ""
     count: int
     bytes: int
+
+
+class GpuModules(_Data):
+    """How a file serves a GPU after the plan; see `serving.Serving` for the counts."""
+
+    path: str
+    sm: int
+    code: int
+    jit: int
+    none: int
+    picked: int
+
+
+class AheadOfTime(_Data):
+    """What was compiled ahead of time.
+
+    Attributes:
+        ptxas: Version of the compiler.
+        cache: Folder that the code is kept in until the plan is carried out.
+        archs: What was compiled, by architecture.
+    """
+
+    ptxas: str
+    cache: str
+    archs: tuple[ArchSummary, ...]
 
 
 class Note(_Data):
@@ -158,6 +186,8 @@ class Plan(_Data):
         tree_bytes: Bytes of all regular files in the tree, hard links counted once.
         files: What happens to files, by path.
         notes: What was left alone although it looked like something that could go.
+        modules: How each file with GPU code will serve each of the targets.
+        aot: What was compiled ahead of time; None where nothing was asked for.
     """
 
     version: Literal[1] = 1
@@ -169,6 +199,30 @@ class Plan(_Data):
     tree_bytes: int
     files: tuple[FilePlan, ...]
     notes: tuple[Note, ...]
+    modules: tuple[GpuModules, ...] = ()
+    aot: AheadOfTime | None = None
+
+    @property
+    def jit(self) -> dict[int, int]:
+        """Modules that the driver would still compile at first use, by target."""
+        found = {sm: sum(one.jit for one in self.modules if one.sm == sm) for sm in self.targets}
+        return {sm: count for sm, count in found.items() if count}
+
+    def jit_warnings(self) -> list[str]:
+        """Say which modules of which libraries the targets would compile at first use."""
+        lines = []
+        for sm in self.jit:
+            names: Counter[str] = Counter()
+            for one in self.modules:
+                if one.sm == sm and one.jit:
+                    names[PurePosixPath(one.path).name] += one.jit
+            counted = ", ".join(f"{count} of {name}" for name, count in names.most_common(_NAMED))
+            more = f" and {len(names) - _NAMED} more libraries" if len(names) > _NAMED else ""
+            lines.append(
+                f"sm_{sm}: {self.jit[sm]} modules would be compiled from PTX at first use "
+                f"({counted}{more})" + ("" if self.aot else ": --aot compiles them now")
+            )
+        return lines
 
     @property
     def saved(self) -> int:
@@ -187,6 +241,10 @@ class Plan(_Data):
             for removal in item.removals:
                 total[removal.what, removal.arch] += removal.bytes
         return total
+
+    def told(self) -> list[str]:
+        """Say in a few lines what was compiled ahead of time, and what was not."""
+        return [*_explain_aot(self), *self.jit_warnings()]
 
     def explain(self) -> list[str]:
         """Return every removal in words: what, how many bytes, by which rule, why, how proved."""
@@ -248,6 +306,22 @@ def _explain(plan: Plan) -> Iterator[str]:
         yield f"[{rule_id}] risk: {rule.risk}"
         yield f"[{rule_id}] proof: {rule.proof}"
         yield f"[{rule_id}] on a GPU: {rule.gpu}; to keep it: --keep {rule.keep}"
+    yield from plan.told()
     for note in plan.notes:
         size = f" ({human_bytes(note.bytes)})" if note.bytes else ""
         yield f"left alone: {note.path}{size}: {note.why}"
+
+
+def _explain_aot(plan: Plan) -> Iterator[str]:
+    """Say what was compiled ahead of time, by architecture."""
+    if plan.aot is None:
+        return
+    if not plan.aot.archs:
+        yield "ahead of time: nothing to compile, machine code serves all GPUs named"
+    for one in plan.aot.archs:
+        yield (
+            f"ahead of time for {one.arch} (ptxas {plan.aot.ptxas}): {one.modules} modules, "
+            f"{one.compiled} compiled, {one.from_cache} from the cache, {one.failed} failed; "
+            f"{human_bytes(one.ptx_bytes)} of PTX → {human_bytes(one.cubin_bytes)} of machine "
+            f"code; {one.cpu_seconds:.0f} CPU seconds in {one.seconds:.0f} s"
+        )

@@ -10,10 +10,14 @@ from typing import Final
 
 from tfslim.errors import InputError
 from tfslim.slim import scan
-from tfslim.slim.draft import plan_file
+from tfslim.slim.aot.compiling import Made, compile_all
+from tfslim.slim.aot.ptxas import find_ptxas, in_tree
+from tfslim.slim.aot.store import Store
+from tfslim.slim.aot.wanted import wanted_of
+from tfslim.slim.draft import FileCode, Planned, plan_file
 from tfslim.slim.guard import plan_guard
 from tfslim.slim.packages import Packages, fitted, installed
-from tfslim.slim.plan import FilePlan, Note, Plan, Removal
+from tfslim.slim.plan import AheadOfTime, FilePlan, Note, Plan, Removal
 from tfslim.slim.pool import Pool
 from tfslim.slim.put import plan_records, plan_stand_ins
 from tfslim.slim.rules import Policy, Profile
@@ -43,7 +47,8 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
 
     Raises:
         InputError: The tree is not a folder.
-        SlimError: The models were traced with other versions than those in the tree.
+        SlimError: The models were traced with other versions than those in the tree; or PTX is to
+            be compiled, and the compiler is not there or does not know a GPU.
     """
     if not tree.is_dir():
         raise InputError(
@@ -69,8 +74,17 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
             if item.names[0] not in gone and item.size >= _SMALLEST and scan.is_elf(item.at(tree))
         ]
         unasked = _unasked(tree, programs, rules, pool)
+        ahead, made = _compiled(tree, files, programs, policy, pool)
         work = [
-            _Work(tree, item, rules, policy.sms, policy.keep_ptx, unasked.get(item.names[0]))
+            _Work(
+                tree,
+                item,
+                rules,
+                policy.sms,
+                policy.keep_ptx,
+                unasked.get(item.names[0]),
+                _code_of(tree, item, made, policy),
+            )
             for item in programs
         ]
         results = pool.run(
@@ -80,10 +94,14 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
             sizes=[item.file.size for item in work],
             names=[item.file.names[0] for item in work],
         )
-    planned_files = [*whole, *(planned for planned, _ in results if planned is not None)]
+    planned_files = [*whole, *(one.plan for one in results if one.plan is not None)]
     planned_files += plan_records(tree, files, found, rules, planned_files)
-    planned_files += plan_guard(tree, files, policy, planned_files)
-    notes += [*packages.notes, *(note for _, some in results for note in some)]
+    modules = tuple(
+        sorted((m for one in results for m in one.modules), key=lambda m: (m.path, m.sm))
+    )
+    planned_files += plan_guard(tree, files, policy, planned_files, modules)
+    notes += [*packages.notes, *(note for one in results for note in one.notes)]
+    notes += _refused(tree, made)
     return Plan(
         profile=rules.profile,
         keep=policy.keep,
@@ -93,7 +111,53 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
         tree_bytes=sum(item.size for item in files),
         files=tuple(sorted(planned_files, key=lambda item: item.path)),
         notes=tuple(sorted(notes, key=lambda note: note.path)),
+        modules=modules,
+        aot=ahead,
     )
+
+
+def _compiled(
+    tree: Path,
+    files: Sequence[TreeFile],
+    programs: Sequence[TreeFile],
+    policy: Policy,
+    pool: Pool,
+) -> tuple[AheadOfTime | None, Made | None]:
+    """Compile PTX ahead of time, where the policy says so; before anything goes from the tree."""
+    if policy.profile.aot_rule is None or not policy.sms:
+        return None, None
+    settings = policy.aot
+    own = in_tree(tree, (name for item in files for name in item.names))
+    ptxas = find_ptxas(settings.ptxas, own)
+    wants = pool.run(
+        "Looking for PTX that GPUs would compile",
+        wanted_of,
+        [(item.at(tree), policy.sms) for item in programs],
+        sizes=[item.size for item in programs],
+        names=[item.names[0] for item in programs],
+    )
+    store = Store(settings.cache)
+    made = compile_all(wants, ptxas, store, pool.ui, timeout=settings.timeout, jobs=settings.jobs)
+    record = AheadOfTime(ptxas=ptxas.version, cache=str(settings.cache), archs=made.summary)
+    return record, made
+
+
+def _code_of(tree: Path, item: TreeFile, made: Made | None, policy: Policy) -> FileCode | None:
+    """Return what was compiled for a file."""
+    cubins = made.by_file.get(item.at(tree)) if made else None
+    return FileCode(cubins, policy.aot.cache) if cubins else None
+
+
+def _refused(tree: Path, made: Made | None) -> list[Note]:
+    """Return notes for modules that stay PTX, and why."""
+    return [
+        Note(
+            path=path.relative_to(tree).as_posix(),
+            bytes=0,
+            why=f"{count} modules stay PTX for sm_{sm}: {why}",
+        )
+        for (path, sm, why), count in sorted(made.refused.items() if made else ())
+    ]
 
 
 @dataclass(frozen=True)
@@ -106,6 +170,7 @@ class _Work:
     sms: tuple[int, ...]
     keep_ptx: bool
     unasked: Unasked | None
+    code: FileCode | None
 
 
 def _unasked(
@@ -185,7 +250,7 @@ def _linked(
             )
 
 
-def _plan_work(work: _Work) -> tuple[FilePlan | None, tuple[Note, ...]]:
+def _plan_work(work: _Work) -> Planned:
     return plan_file(
         work.tree,
         work.file,
@@ -193,4 +258,5 @@ def _plan_work(work: _Work) -> tuple[FilePlan | None, tuple[Note, ...]]:
         work.sms,
         keep_ptx=work.keep_ptx,
         unasked=work.unasked,
+        code=work.code,
     )

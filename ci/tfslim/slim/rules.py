@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch, fnmatchcase, translate
 from functools import cache
 from importlib import resources
@@ -19,11 +19,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from tfslim.errors import ConfigError, SlimError
+from tfslim.slim.aot.settings import Settings
 from tfslim.slim.archs import Targets
 from tfslim.slim.proofs import load_proofs
 from tfslim.slim.trace import Trace, module_name, package_path
 
 __all__ = [
+    "AotRule",
     "DuplicateRule",
     "ExportRule",
     "FileRule",
@@ -339,6 +341,12 @@ class ZstdRule(_Rule):
     driver: str
 
 
+class AotRule(_Rule):
+    """Removes PTX for which machine code was compiled ahead of time."""
+
+    removes: Literal["compiled-ptx"]
+
+
 class GpuRule(_Rule):
     """Removes GPU code that no target needs."""
 
@@ -357,6 +365,7 @@ Rule = Annotated[
     | ExportRule
     | LtoRule
     | ZstdRule
+    | AotRule
     | GpuRule
     | GuardRule,
     Field(discriminator="removes"),
@@ -434,6 +443,11 @@ class Profile(BaseModel):
         return next((rule for rule in self.rules if isinstance(rule, ZstdRule)), None)
 
     @property
+    def aot_rule(self) -> AotRule | None:
+        """The rule that puts compiled code in place of PTX, where the profile has one."""
+        return next((rule for rule in self.rules if isinstance(rule, AotRule)), None)
+
+    @property
     def gpu_rule(self) -> GpuRule | None:
         """The rule that removes GPU code, where the profile has one."""
         return next((rule for rule in self.rules if isinstance(rule, GpuRule)), None)
@@ -479,6 +493,7 @@ class Policy:
         also: what the user lets go beyond the profile's defaults, by the rules' `keep` words.
         trace: What the models that must work were seen to reach; None where none was traced.
         margin: How far from that an unreached file must lie to go.
+        aot: How PTX is compiled ahead of time, where the profile's rule for it is followed.
     """
 
     profile: Profile
@@ -488,6 +503,7 @@ class Policy:
     also: tuple[str, ...]
     trace: Trace | None
     margin: Margin = "package"
+    aot: Settings = field(default_factory=Settings)
 
     @property
     def sms(self) -> tuple[int, ...]:
@@ -504,6 +520,7 @@ def make_policy(
     also: Collection[str] = (),
     trace: Trace | None = None,
     margin: Margin = "package",
+    aot: Settings | None = None,
 ) -> Policy:
     """Return a profile as it is to be followed.
 
@@ -515,6 +532,7 @@ def make_policy(
         also: `keep` words of optional rules that are followed.
         trace: What the models reach; rules that depend on it are followed only with one.
         margin: How far from what was reached an unreached file must lie to go.
+        aot: How PTX is compiled ahead of time; None: as `Settings` has it by default.
 
     Raises:
         ConfigError: There is no such profile, or no rule with such a word.
@@ -551,4 +569,5 @@ def make_policy(
         also=tuple(sorted(also)),
         trace=trace,
         margin=margin,
+        aot=aot or Settings(),
     )

@@ -8,6 +8,7 @@ nothing is left to say against it.
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tfslim.slim import fatbin
-from tfslim.slim.cuts import ContainerCut, FileCuts
+from tfslim.slim.cuts import ContainerCut, FileCuts, NewCode
 from tfslim.slim.elf import (
     FILE_HEADER,
     PAGE,
@@ -51,11 +52,13 @@ class _Placed:
         address: Address of its header in the new file.
         end: Address just after its last entry there.
         entries: Expected entries, as the original has them.
+        new: Code that was compiled ahead of time, expected after these.
     """
 
     address: int
     end: int
     entries: tuple[Entry, ...]
+    new: tuple[NewCode, ...]
 
 
 def verify_file(original: Path, candidate: Path, cuts: FileCuts) -> list[str]:
@@ -206,9 +209,9 @@ class _Proof:
         for cut in self._cuts.containers:
             address = self._old.to_address(cut.offset) or 0
             entries = self._expected(cut)
-            if entries:
+            if entries or cut.new:
                 place = moved.get(address, address)
-                yield _Placed(place, place + self._size_at(place), entries)
+                yield _Placed(place, place + self._size_at(place), entries, cut.new)
 
     def _size_at(self, address: int) -> int:
         """Return the bytes of the new file's container at an address; 0 where there is none."""
@@ -241,11 +244,14 @@ class _Proof:
             except FormatRefusedError as refusal:
                 yield f"the container at {item.address:#x}: {refusal}"
                 continue
-            if len(found) != len(item.entries) or not all(
+            kept, added = found[: len(item.entries)], found[len(item.entries) :]
+            if len(found) != len(item.entries) + len(item.new) or not all(
                 self._is_same(before, after)
-                for before, after in zip(item.entries, found, strict=True)
+                for before, after in zip(item.entries, kept, strict=True)
             ):
                 yield f"the container at {item.address:#x} holds something else"
+            elif not all(map(self._is_new, added, item.new)):
+                yield f"the container at {item.address:#x} holds other compiled code"
 
     def _is_same(self, before: Entry, after: Entry) -> bool:
         """True for the same bytes; or, with zstd, for the same code under the same header."""
@@ -269,6 +275,23 @@ class _Proof:
             and len({*heads}) == 1
             and len({*rests}) == 1
             and expanded(self._old.data, before) == expanded(self._new.data, after)
+        )
+
+    def _is_new(self, after: Entry, new: NewCode) -> bool:
+        """True for the cubin that the plan names, under a header that says what it is."""
+        try:
+            plain = expanded(self._new.data, after)
+            code, rest = plain[: new.cubin], plain[new.cubin :]
+            sm = fatbin.cubin_sm(code)
+        except FormatRefusedError:
+            return False
+        said = "a" if after.specific else "f" if after.family else ""
+        return (
+            after.kind is fatbin.Kind.CUBIN
+            and after.sm == sm == new.sm
+            and said == new.suffix
+            and hashlib.sha256(code).hexdigest() == new.sha256
+            and not any(rest)
         )
 
     def _read_new(self, address: int) -> Container:

@@ -208,7 +208,7 @@ def test_a_second_run_finds_nothing(slimmed: tuple[Path, Plan, Outcome]) -> None
 def kept_bytes(stock: Path, item: FilePlan) -> int:
     """Return what a file would take in the slim tree, were it kept."""
     arch = make_policy("arch", parse_targets("90"))
-    planned, _ = plan_file(
+    planned, *_ = plan_file(
         stock,
         TreeFile((item.path, *item.links), item.size),
         arch.profile,

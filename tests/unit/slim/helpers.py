@@ -27,7 +27,7 @@ def noted(
     """Plan one file and return what was left alone, in words."""
     item = TreeFile((path.name,), path.stat().st_size)
     rules = load_profile(profile)
-    plan, notes = plan_file(path.parent, item, rules, sms, keep_ptx=keep_ptx)
+    plan, notes, _ = plan_file(path.parent, item, rules, sms, keep_ptx=keep_ptx)
     return plan, [note.why for note in notes]
 
 

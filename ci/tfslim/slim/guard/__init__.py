@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import yaml
 
-from tfslim.slim.plan import FilePlan
+from tfslim.slim.plan import FilePlan, GpuModules
 from tfslim.slim.put import put
 from tfslim.slim.rules import Policy
 from tfslim.slim.trace import module_name, package_path
@@ -42,7 +43,11 @@ _EXTENSION: Final = re.compile(r"(?P<name>\w+)(\.abi3|\.cpython-[\w-]+)?\.so")
 
 
 def plan_guard(
-    tree: Path, files: Sequence[TreeFile], policy: Policy, planned: Sequence[FilePlan]
+    tree: Path,
+    files: Sequence[TreeFile],
+    policy: Policy,
+    planned: Sequence[FilePlan],
+    modules: Sequence[GpuModules] = (),
 ) -> list[FilePlan]:
     """Return the plans for the guard's files, beside each TensorFlow of a tree.
 
@@ -51,6 +56,7 @@ def plan_guard(
         files: All of its files.
         policy: The rules and the GPUs to serve.
         planned: Everything else that happens to the tree.
+        modules: How its files will serve the GPUs.
     """
     rule = policy.profile.guard_rule
     sites = {
@@ -64,20 +70,23 @@ def plan_guard(
     there = {name: item for item in files for name in item.names}
     plans: list[FilePlan] = []
     for site in sorted(sites):
-        contents = _contents(tree, site, there, policy, planned)
+        now = {**_data(site, there, policy, planned), "jit": _jit(modules)}
+        contents = _contents(tree, site, there, now)
         for name, data in contents.items():
             plans += put(tree, f"{site}{name}", data, there, rule.id)
     return plans
 
 
 def _contents(
-    tree: Path, site: str, there: Collection[str], policy: Policy, planned: Sequence[FilePlan]
+    tree: Path, site: str, there: Collection[str], data: dict[str, Any]
 ) -> dict[str, bytes]:
     """Return the guard's files for one site-packages folder, by name."""
     folder = resources.files(__package__) / "site"
     known = _known((tree / site / _DATA).read_bytes()) if f"{site}{_DATA}" in there else {}
-    data = _merged(known, _data(site, there, policy, planned))
-    return {**{name: (folder / name).read_bytes() for name in _MODULES}, _DATA: _written(data)}
+    return {
+        **{name: (folder / name).read_bytes() for name in _MODULES},
+        _DATA: _written(_merged(known, data)),
+    }
 
 
 def _data(
@@ -114,6 +123,14 @@ def _data(
             if _LIBRARY.fullmatch(PurePosixPath(name).name)
         },
     }
+
+
+def _jit(modules: Iterable[GpuModules]) -> dict[str, int]:
+    """Return how many modules each GPU that was named compiles at first use."""
+    count: Counter[str] = Counter()
+    for one in modules:
+        count[str(one.sm)] += one.jit
+    return {sm: number for sm, number in count.items() if number}
 
 
 def _removed(planned: Iterable[FilePlan]) -> dict[str, dict[str, int]]:
