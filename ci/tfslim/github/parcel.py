@@ -74,7 +74,12 @@ def open_parcel(path: Path) -> Parcel:
     if _RECORD not in files:
         return Parcel(state, None)
     _check_samples(files.get(_SAMPLES))
-    record = RunRecord.parse(files[_RECORD], name=_RECORD, beside=files.get)
+    try:
+        record = RunRecord.parse(files[_RECORD], name=_RECORD, beside=files.get)
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 (what a stranger wrote must not end in a traceback)
+        _refuse(f"its {_RECORD} cannot be read: {type(error).__name__}")
     return Parcel(state, record)
 
 

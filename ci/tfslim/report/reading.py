@@ -168,6 +168,8 @@ def _problem(value: object) -> str:
         return f"a text of more than {_MAX_TEXT} characters" if len(value) > _MAX_TEXT else ""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return ""
-    if not math.isfinite(value) or value > _MAX_NUMBER:
+    # A whole number of hundreds of digits is no float: it is compared before it is made one.
+    huge = isinstance(value, int) and abs(value) > _MAX_NUMBER
+    if huge or not math.isfinite(value) or value > _MAX_NUMBER:
         return "a number that is too large"
     return f"a negative number ({value:g})" if value < 0 else ""

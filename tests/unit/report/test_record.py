@@ -92,6 +92,7 @@ DISK = '"disk_bytes": 3000000000'
         (DISK, '"disk_bytes": -Infinity', "-Infinity is no number"),
         (DISK, '"disk_bytes": 1e999', "too large"),
         (DISK, '"disk_bytes": ' + "9" * 30, "too large"),
+        (DISK, '"disk_bytes": ' + "9" * 400, "too large"),
         (DISK, '"disk_bytes": ' + "9" * 5000, "no JSON"),
         (DISK, '"disk_bytes": "3 GB"', "sizes.inference.disk_bytes"),
         ('"first_answer_s": 1', '"first_answer_s": -1', "a negative number"),
