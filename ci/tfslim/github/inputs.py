@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -257,11 +257,19 @@ def configuration(inputs: Inputs) -> Config:
         update["model"] = config.model.model_copy(update={"source": inputs.model})
     update["bench"] = config.bench.model_copy(update=bench)
     update["cache"] = config.cache.model_copy(update=_cache(inputs.cache))
-    update["budgets"] = _budgets(inputs, config)
+    update["budgets"] = _budgets(inputs, config, update.get("variants", config.variants))
     if inputs.builder:
         update["builder"] = inputs.builder
     config = config.model_copy(update=update)
-    return with_push(config, inputs.push, inputs.tags) if inputs.push else config
+    return _with_push(config, inputs) if inputs.push else config
+
+
+def _with_push(config: Config, inputs: Inputs) -> Config:
+    try:
+        return with_push(config, inputs.push, inputs.tags)
+    except ConfigError as error:
+        _refuse([f"push, tags: {error.why or error.what}"])
+        raise
 
 
 def _cache(wanted: str) -> dict[str, Any]:
@@ -271,8 +279,11 @@ def _cache(wanted: str) -> dict[str, Any]:
     return {} if wanted == "auto" else {"local": True, "dir": Path(wanted).absolute()}
 
 
-def _budgets(inputs: Inputs, config: Config) -> dict[str, Budget]:
-    """Put the limits of the inputs over those of every image, and of those without any."""
+def _budgets(inputs: Inputs, config: Config, variants: Sequence[str]) -> dict[str, Budget]:
+    """Put the limits of the inputs over those of every image, and of those without any.
+
+    `stock` is what others are compared with, and has limits only where it is all there is.
+    """
     given = {
         "max-pull": inputs.max_pull,
         "max-disk": inputs.max_disk,
@@ -281,7 +292,8 @@ def _budgets(inputs: Inputs, config: Config) -> dict[str, Budget]:
     given = {key: value for key, value in given.items() if value is not None}
     budget = _checked(Budget, given)
     update = {key: getattr(budget, key) for key in (name.replace("-", "_") for name in given)}
-    budgets: dict[Any, Budget] = {"default": Budget()} if update else {}
+    names = ["default", *(variants if list(variants) == ["stock"] else [])]
+    budgets: dict[Any, Budget] = dict.fromkeys(names, Budget()) if update else {}
     budgets |= config.budgets
     return {name: one.model_copy(update=update) for name, one in budgets.items()}
 
