@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,8 @@ from fake_github import FakeGitHub
 from tfslim.engine.engine import Engine, find_engine
 from tfslim.ui import Ui
 
+# What the action calls the images that it builds of the user's repository below.
+IMAGES = "tfslim-action/demo"
 ROOT = Path(__file__).resolve().parents[2]
 # How this machine reaches package indexes and its engine; jobs get nothing else from outside.
 _PASSED = re.compile(
@@ -40,7 +44,12 @@ def act_program() -> Path:
 
 @pytest.fixture(scope="session")
 def exported_action(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_action(ROOT, tmp_path_factory.mktemp("action"))
+    folder = export_action(ROOT, tmp_path_factory.mktemp("action"))
+    # Each run has a copy of its own; without this each would compile the package first.
+    python = shutil.which("python3") or sys.executable
+    how = ["-m", "compileall", "-q", "-j0", "--invalidation-mode", "unchecked-hash"]
+    subprocess.run([python, *how, str(folder / "ci")], check=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +66,10 @@ def act(
     path = f"{docker.parent}:{os.environ['PATH']}" if docker else os.environ["PATH"]
     env.setdefault("PIP_CACHE_DIR", str(Path.home() / ".cache" / "pip"))
     home = Path(os.environ.get("TFSLIM_ACTION_HOME") or scratch / "packages")
-    yield Act(act_program, exported_action, scratch, env, path, home)
+    yield Act(act_program, action=exported_action, scratch=scratch, env=env, path=path, home=home)
     shutil.rmtree(scratch, ignore_errors=True)
+    for tag in engine.docker(["image", "ls", "--quiet", IMAGES]).stdout.split():
+        engine.docker(["image", "rm", "--force", tag])
 
 
 @pytest.fixture
@@ -73,7 +84,9 @@ def fake() -> Iterator[FakeGitHub]:
 def world(act: Act, fake: FakeGitHub, tmp_path: Path) -> World:
     """A user's repository with a small Dockerfile; tests write the workflow."""
     repository = UserRepo(tmp_path / "demo")
-    repository.commit({"Dockerfile": DOCKERFILE, "data.bin": b"x" * 300_000}, "First")
+    repository.commit(
+        {"Dockerfile": DOCKERFILE, "data.bin": random.Random(1).randbytes(300_000)}, "First"
+    )
     return World(act, fake, repository)
 
 

@@ -62,6 +62,17 @@ class ActRun:
                 found[job] = found[job] if worse else event["jobResult"]
         return found
 
+    def expect(self, **jobs: str) -> ActRun:
+        """Check how the jobs ended (all with success, if none is named); show the log if not.
+
+        Raises:
+            AssertionError: One ended otherwise; with everything the run said.
+        """
+        wanted = jobs or dict.fromkeys(self.jobs, "success")
+        if self.jobs != wanted:
+            raise AssertionError(f"expected {wanted}, and {self!r}")
+        return self
+
     @property
     def job_names(self) -> list[str]:
         """The names of all jobs that ended, with a number each for the parts of a matrix."""
@@ -93,21 +104,27 @@ class ActRun:
     @property
     def annotations(self) -> list[Annotation]:
         """All errors, warnings and notices, in order."""
-        found = []
-        for level in ("error", "warning", "notice"):
-            for event in self.commands(level):
-                more = event.get("kvPairs") or {}
-                found.append(
-                    Annotation(
-                        job=event.get("jobID", ""),
-                        level=level,
-                        message=event.get("arg", ""),
-                        title=more.get("title", ""),
-                        file=more.get("file", ""),
-                        line=int(more.get("line") or 0),
-                    )
-                )
-        return found
+        return [
+            _annotation(event, level)
+            for level in ("error", "warning", "notice")
+            for event in self.commands(level)
+        ]
+
+    def errors_of(self, step: str) -> str:
+        """Return what a step of the workflow, and all inside it, reported as errors."""
+        events = [event for event in self.commands("error") if event["stepID"][0] == step]
+        return "\n".join(_annotation(event, "error").message for event in events)
+
+    def leaks(self, secret: str) -> list[str]:
+        """Return where a secret stands in anything that came out, but for the line that masks it.
+
+        The runner reads that line and does not show the value; act shows all of it here.
+        """
+        lines = [line for line in self.everything.splitlines() if "add-mask" not in line]
+        found = [line for line in lines if secret in line]
+        folder = self.store / "artifacts" / str(self.run_id)
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        return found + [str(path) for path in files if secret.encode() in path.read_bytes()]
 
     @property
     def summary(self) -> str:
@@ -156,6 +173,27 @@ class ActRun:
     def __repr__(self) -> str:
         """Return what a person needs to see when a test fails."""
         return f"act ended with {self.returncode}: {self.jobs}\n{self.log}\n{self.stderr}"
+
+
+def _annotation(event: Mapping[str, Any], level: str) -> Annotation:
+    """Read a command as GitHub's runner does: act takes the last `::` of a line for its end."""
+    head, _, message = event["raw"].strip().removeprefix("::").partition("::")
+    pairs = [pair.partition("=") for pair in head.partition(" ")[2].split(",")]
+    more = {name.strip(): _unescaped(value) for name, _, value in pairs}
+    return Annotation(
+        job=event.get("jobID", ""),
+        level=level,
+        message=_unescaped(message),
+        title=more.get("title", ""),
+        file=more.get("file", ""),
+        line=int(more.get("line") or 0),
+    )
+
+
+def _unescaped(text: str) -> str:
+    for code, character in (("%3A", ":"), ("%2C", ","), ("%0D", "\r"), ("%0A", "\n"), ("%25", "%")):
+        text = text.replace(code, character)
+    return text
 
 
 def _key(event: Mapping[str, Any]) -> tuple[object, ...]:

@@ -71,6 +71,7 @@ class Act:
     def __init__(
         self,
         program: Path,
+        *,
         action: Path,
         scratch: Path,
         env: Mapping[str, str],

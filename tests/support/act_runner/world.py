@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ __all__ = ["FORK", "FORK_TOKEN", "World"]
 
 FORK = "stranger/demo"
 FORK_TOKEN = "ghs_An0therLongT0kenThatMayReadAndNothingElse0815"
+# Ids of runs differ from world to world: all of them keep artifacts in one place.
+_NUMBERS = itertools.count(1_000_000, 1_000_000)
 _READ = {"metadata": "read", "contents": "read", "actions": "read", "pull_requests": "read"}
 
 
@@ -33,6 +36,7 @@ class World:
         self.fake = fake
         self.repository = repository
         self.name = repository.name
+        fake.state.next_id = next(_NUMBERS)
         fake.state.token(TOKEN)
         fake.state.token(FORK_TOKEN, permissions=_READ)
         self._learn()
