@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args
 
@@ -55,8 +55,10 @@ from tfslim.plan import Build, disk_bytes, make_plan, matrix
 from tfslim.report import baseline, render
 from tfslim.report.history import History
 from tfslim.report.record import RunRecord, record_schema
+from tfslim.slim.archs import parse_targets
 from tfslim.slim.rules import Margin, profile_names
 from tfslim.slim.rules_text import rules_markdown
+from tfslim.slim.serving import DEFAULT_GPUS
 from tfslim.slim.trace import Trace
 from tfslim.ui import Ui, human_bytes
 
@@ -181,7 +183,10 @@ def build_verb(
 @cli.command("inspect")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE…")
 @click.option(
-    "--cuda-arch", metavar="ARCHS", help="Also say what `tfslim slim` would save for them."
+    "--cuda-arch",
+    metavar="ARCHS",
+    help="Say which modules these GPUs can run, would compile at first use, or cannot run (else: "
+    "the usual GPUs), and what `tfslim slim` would save for them.",
 )
 @click.option(
     "--shared", is_flag=True, help="Of several images: which layers they share, what each adds."
@@ -205,7 +210,9 @@ def inspect_verb(
             f"{len(sources)} sources were named", way_out="Name one, or add --shared to compare."
         )
     (source,) = sources
-    found = inspect_source(source, client=client, gpu=gpu_use, ui=common.ui)
+    gpus = parse_targets(cuda_arch).sms if cuda_arch else DEFAULT_GPUS
+    probe = partial(gpu_use, gpus=gpus)
+    found = inspect_source(source, client=client, gpu=probe, ui=common.ui)
     data = found.model_dump(mode="json")
     shown = [render_text(found)]
     if cuda_arch:

@@ -23,6 +23,7 @@ from tfslim.images.inspection import (
     Duplicates,
     FileGpuUse,
     FileUse,
+    GpuServing,
     GpuUse,
     ImageFacts,
     Inspection,
@@ -434,9 +435,11 @@ def _gpu(live: Iterable[Inode]) -> GpuUse | None:
         return None
     arch: Counter[str] = Counter()
     kind: Counter[str] = Counter()
+    gpus: dict[str, GpuServing] = {}
     for use in found.values():
         arch.update(use.by_arch_bytes)
         kind.update(use.by_kind_bytes)
+        gpus |= {gpu: one.plus(gpus.get(gpu, GpuServing())) for gpu, one in use.by_gpu.items()}
     by_size = sorted(found, key=lambda path: (-found[path].total_bytes, path))
     return GpuUse(
         total_bytes=sum(arch.values()),
@@ -444,4 +447,5 @@ def _gpu(live: Iterable[Inode]) -> GpuUse | None:
         by_kind_bytes=dict(sorted(kind.items())),
         by_library={path: found[path] for path in by_size},
         unexplained_bytes=sum(use.unexplained_bytes for use in found.values()),
+        by_gpu=gpus,
     )

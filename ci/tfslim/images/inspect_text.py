@@ -168,6 +168,7 @@ def _gpu(gpu: GpuUse, top: int) -> list[RenderableType]:
     title = f"\nGPU code by architecture, {human_bytes(gpu.total_bytes)} as stored"
     libraries = list(gpu.by_library.items())[:top]
     return [
+        *_served(gpu, top),
         _table(title, ("architecture", ">bytes"), ((k, human_bytes(v)) for k, v in archs)),
         _table(
             "\nGPU code by library",
@@ -178,6 +179,41 @@ def _gpu(gpu: GpuUse, top: int) -> list[RenderableType]:
             ),
         ),
     ]
+
+
+def _served(gpu: GpuUse, top: int) -> list[RenderableType]:
+    """Return what GPUs find, and in which libraries they would compile PTX at first use."""
+    if not gpu.by_gpu:
+        return []
+    rows = (
+        (name, str(one.code), str(one.jit), str(one.none), str(one.picked))
+        for name, one in gpu.by_gpu.items()
+    )
+    titles = (">machine code", ">would JIT", ">cannot run", ">library picks")
+    tables: list[RenderableType] = [
+        _table("\nWhat each GPU finds, in modules of GPU code", ("GPU", *titles), rows),
+        Text(
+            "would JIT: PTX, compiled by the driver at first use (`tfslim slim --aot` compiles it "
+            "before)\ncannot run: code for other GPUs alone, which libraries also have by design\n"
+            "library picks: tables that a library reads by itself; not known what it takes"
+        ),
+    ]
+    compiling = [name for name, one in gpu.by_gpu.items() if one.jit]
+    by_library = {
+        path: {name: use.by_gpu[name].jit for name in compiling if name in use.by_gpu}
+        for path, use in gpu.by_library.items()
+    }
+    lines = [(path, jit) for path, jit in by_library.items() if any(jit.values())]
+    if lines:
+        columns = ("path", *(f">{name}" for name in compiling))
+        tables.append(
+            _table(
+                "\nModules that would be compiled at first use",
+                columns,
+                ((path, *(str(jit.get(n, 0)) for n in compiling)) for path, jit in lines[:top]),
+            )
+        )
+    return tables
 
 
 def _waste(waste: Waste, top: int) -> Table:

@@ -13,6 +13,7 @@ __all__ = [
     "Duplicates",
     "FileGpuUse",
     "FileUse",
+    "GpuServing",
     "GpuUse",
     "ImageFacts",
     "ImageShare",
@@ -33,6 +34,31 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+class GpuServing(_Record):
+    """What one GPU finds, in modules: what a program hands to the driver at once.
+
+    Attributes:
+        code: With machine code for it.
+        jit: With PTX alone, which the driver compiles at first use.
+        none: With nothing that it can run; libraries have such modules for other GPUs.
+        picked: Where the library chooses by itself, so that this cannot tell.
+    """
+
+    code: int = 0
+    jit: int = 0
+    none: int = 0
+    picked: int = 0
+
+    def plus(self, other: GpuServing) -> GpuServing:
+        """Return both together."""
+        return GpuServing(
+            code=self.code + other.code,
+            jit=self.jit + other.jit,
+            none=self.none + other.none,
+            picked=self.picked + other.picked,
+        )
+
+
 class FileGpuUse(_Record):
     """GPU code in one file, as the slim engine's scan sees it.
 
@@ -40,11 +66,13 @@ class FileGpuUse(_Record):
         by_arch_bytes: Stored payload bytes by architecture, such as "sm_90" or "compute_90".
         by_kind_bytes: The same bytes by "cubin", "cubin (bare zstd)", "PTX" or "LTO-IR".
         unexplained_bytes: Bytes in GPU sections that the scan could not account for.
+        by_gpu: What GPUs find in it, by architecture such as "sm_90".
     """
 
     by_arch_bytes: dict[str, int] = Field(default_factory=dict)
     by_kind_bytes: dict[str, int] = Field(default_factory=dict)
     unexplained_bytes: int = 0
+    by_gpu: dict[str, GpuServing] = Field(default_factory=dict)
 
     @property
     def total_bytes(self) -> int:
@@ -60,6 +88,7 @@ class GpuUse(_Record):
     by_kind_bytes: dict[str, int]
     by_library: dict[str, FileGpuUse]
     unexplained_bytes: int
+    by_gpu: dict[str, GpuServing] = Field(default_factory=dict)
 
 
 class ImageFacts(_Record):

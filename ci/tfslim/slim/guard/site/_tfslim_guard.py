@@ -21,6 +21,8 @@ EXIT_CODE = 78
 _MODES = ("exit", "warn", "off")
 _TEXT_BYTES = 96
 _CUDA_MAJOR = 1000
+# Set where it was said that kernels are compiled at first use.
+_SAID = "TFSLIM_JIT_SAID"
 
 
 class Gpu(NamedTuple):
@@ -88,9 +90,39 @@ def check() -> str:
     line, fatal = judge(data(), machine) if machine else ("", False)
     if line and fatal and mode != "warn":
         return line
+    if not line and machine:
+        line = compiles(data(), machine)
     if line:
         say(line)
     return ""
+
+
+def compiles(known: dict[str, Any], machine: Machine) -> str:
+    """Return one line where the driver will compile PTX at first use; empty where it will not.
+
+    It is said once: not by the processes that this one starts.
+    """
+    if os.environ.get(_SAID):
+        return ""
+    for gpu in visible(machine.gpus):
+        much = _compiled_at_first_use(known, gpu.sm)
+        if much:
+            os.environ[_SAID] = "1"
+            return (
+                f"GPU {gpu.number} ({gpu.name}, sm_{gpu.sm}): {much} compiled from PTX at first "
+                "use, and kept in the driver's cache if that lasts; slim with --cuda-arch "
+                f"{gpu.sm} --aot to have it done (TFSLIM_GUARD=off says nothing)"
+            )
+    return ""
+
+
+def _compiled_at_first_use(known: dict[str, Any], sm: int) -> str:
+    """Return what a GPU's driver has to compile, in words; empty for nothing."""
+    near = [one for one in known["served"] if one // 10 == sm // 10 and one <= sm]
+    if not near:
+        return "all its kernels are" if serves(known["served"], known["ptx"], sm) else ""
+    count = known.get("jit", {}).get(str(max(near)), 0)
+    return f"{count} modules with kernels are" if count else ""
 
 
 def leave(line: str) -> None:
