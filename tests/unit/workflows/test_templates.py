@@ -38,17 +38,6 @@ def _checkouts(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_the_readme_shows_the_minimal_workflow_as_it_is() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    section = re.search(r"<!-- action:begin -->(.*)<!-- action:end -->", readme, re.DOTALL)
-    assert section, "the README has no section of the action"
-    if not section[1].strip():
-        pytest.skip("the README's section of the action is not written yet")
-    blocks = re.findall(r"```yaml\n(.*?)```", section[1], re.DOTALL)
-    minimal = (TEMPLATES / "minimal.yml").read_text()
-    assert any(minimal.strip() in block for block in blocks)
-
-
 def test_the_minimal_workflow_has_ten_lines() -> None:
     assert len((TEMPLATES / "minimal.yml").read_text().splitlines()) == 10
 
@@ -148,7 +137,7 @@ def test_only_the_release_writes_to_the_repository() -> None:
     assert publish["environment"] == "release"
 
 
-def test_parts_of_a_fan_out_leave_judging_and_commenting_to_the_report() -> None:
+def test_parts_of_a_fan_out_are_joined_and_one_comment_is_left() -> None:
     jobs = _jobs(OWN / "images.yml")
     parts = {
         name: next(step["with"] for step in jobs[name]["steps"] if "org/" in step.get("uses", ""))
@@ -156,8 +145,12 @@ def test_parts_of_a_fan_out_leave_judging_and_commenting_to_the_report() -> None
     }
     for name in ("build", "bench"):
         assert parts[name]["comment"] == "never"
-        assert parts[name]["fail-on"] == "never"
         assert parts[name]["id"].startswith("${{ inputs.id }}--")
+    limits = {"max-pull", "max-disk", "max-growth", "fail-on", "baseline"}
+    for name in ("build", "report"):  # what is over a limit is not pushed, either
+        assert {parts[name][one] for one in limits} == {
+            f"${{{{ inputs.{one} }}}}" for one in limits
+        }
     assert parts["report"]["mode"] == "join"
     pattern = next(
         step["with"]["pattern"]
