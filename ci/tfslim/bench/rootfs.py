@@ -28,12 +28,15 @@ from tfslim.bench.ready import Patience, await_ready, ready_event
 from tfslim.errors import InputError
 from tfslim.images.inspect import source_kind
 from tfslim.images.opened import unpacked_image
+from tfslim.pack.manifest import ImageConfig
+from tfslim.pack.read import read_marker
 from tfslim.parity.target import Ended, Script
 from tfslim.ui import Ui
 
 __all__ = ["Root", "RootService", "RootTarget", "open_root", "serve_root"]
 
 _JOB = "/.tfslim/job"
+_JIT = "/.tfslim/jit"
 _PATHS = ("/opt/venv/bin", "/usr/local/bin", "/usr/bin", "/bin")
 _PYTHONS = ("python", "python3")
 _LOG_LINES = 30
@@ -79,7 +82,8 @@ class Root:
 def open_root(source: str, ui: Ui) -> Iterator[Root]:
     """Give a root for a folder, or for an archive or OCI layout, which is unpacked for as long.
 
-    A folder does not say how it is to be run: the way of tfslim's own images is taken then.
+    A folder that `tfslim unpack` made of a packed image says how it is to be run; of any other the
+    way of tfslim's own images is taken.
 
     Raises:
         InputError: It is neither, or damaged.
@@ -92,7 +96,7 @@ def open_root(source: str, ui: Ui) -> Iterator[Root]:
             raise InputError(
                 f"{source} is not an unpacked image", why=f"There is no folder {path / 'usr'}."
             )
-        yield _guessed(source, path)
+        yield _told(source, path) or _guessed(source, path)
         return
     if kind == "engine":
         raise InputError(
@@ -101,12 +105,8 @@ def open_root(source: str, ui: Ui) -> Iterator[Root]:
             way_out=f"docker save {source} -o image.tar, and name image.tar; or --runtime docker.",
         )
     with unpacked_image(source, client=_no_engine, ui=ui) as opened:
-        config = opened.image.config.get("config") or {}
-        argv = (*(config.get("Entrypoint") or ()), *(config.get("Cmd") or ()))
-        env = dict(pair.split("=", 1) for pair in config.get("Env") or () if "=" in pair)
-        env.setdefault("PATH", ":".join(_PATHS))
-        workdir = config.get("WorkingDir") or "/"
-        yield Root(source, opened.tree.root, env, argv, workdir)
+        config = ImageConfig.of(opened.image.config.get("config") or {})
+        yield _as_root(source, opened.tree.root, config)
 
 
 @dataclass(frozen=True)
@@ -142,16 +142,25 @@ class RootTarget:
 
 @dataclass
 class RootService:
-    """A running service of a root; see `ready.Running`."""
+    """A running service of a root; see `ready.Running`.
+
+    Attributes:
+        asked: When it was asked for, on CLOCK_MONOTONIC.
+    """
 
     process: subprocess.Popen[bytes]
     log: Path
     http: httpx.Client
     marks: dict[str, float] = field(default_factory=dict)
+    asked: float = 0.0
 
     def ready_event(self) -> dict[str, float]:
         """Return the service's own timings, from the line it logs when it is ready."""
-        return ready_event(self.log.read_text(encoding="utf-8", errors="replace").splitlines())
+        return ready_event(self.lines())
+
+    def lines(self) -> list[str]:
+        """Return what it has logged so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
 
     def memory_bytes(self) -> int | None:
         """Return the proportional set size of all its processes; None if the kernel hides it."""
@@ -168,8 +177,17 @@ def serve_root(
     model_name: str,
     gpu: bool,
     ready_timeout: float,
+    jit: Path | None = None,
 ) -> Iterator[RootService]:
     """Start a root's service, wait until it is ready, and end it in any case.
+
+    Args:
+        target: The root, and how it is entered.
+        model: Folder to bind as /model; None for the model that is in it.
+        model_name: Name in /v1/models/NAME.
+        gpu: Give it the machine's GPUs.
+        ready_timeout: Seconds it may take.
+        jit: Folder for CUDA's cache of compiled PTX; None for one that is new and vanishes.
 
     Raises:
         ServiceError: It exited, or was not ready in time; with the end of its log.
@@ -183,6 +201,9 @@ def serve_root(
     if not gpu:
         env["CUDA_VISIBLE_DEVICES"] = "-1"
     binds = {} if model is None else {"/model": (model.resolve(), False)}
+    if jit is not None:
+        binds[_JIT] = (jit, True)
+        env["CUDA_CACHE_PATH"] = _JIT
     with contextlib.ExitStack() as held:
         folder = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="tfslim-root-")))
         line = held.enter_context(_entered(root, target.tool, driver, binds))
@@ -200,7 +221,18 @@ def serve_root(
             "which says how.",
         )
         marks |= await_ready(http, start, patience)
-        yield RootService(process, log, http, marks)
+        yield RootService(process, log, http, marks, start)
+
+
+def _told(source: str, path: Path) -> Root | None:
+    """Return how a folder wants to be run; None where it does not say."""
+    marker = read_marker(path)
+    return _as_root(source, path, marker.config) if marker and marker.config else None
+
+
+def _as_root(source: str, path: Path, config: ImageConfig) -> Root:
+    env = {"PATH": ":".join(_PATHS), **config.env}
+    return Root(source, path, env, config.argv, config.workdir)
 
 
 def _guessed(source: str, path: Path) -> Root:
