@@ -274,8 +274,10 @@ class _Api(_Handler):
         fault = self.fault(parts.path)
         if fault is not None and not fault.after:
             status, data, headers = fault.status, fault.body, fault.headers
-            data = data or {"message": _MESSAGES.get(status, "Server Error")}
-            data = {"documentation_url": "https://docs.github.com/rest", **data}
+            if data is None:
+                data = {"message": _MESSAGES.get(status, "Server Error")}
+            if isinstance(data, dict):
+                data = {"documentation_url": "https://docs.github.com/rest", **data}
         elif parts.path == self._graphql_path():
             status, data, headers = self._graphql(body)
         else:

@@ -161,7 +161,7 @@ class Fault:
     path: str = ""
     times: int = 1
     headers: dict[str, str] = field(default_factory=dict)
-    body: dict[str, Any] | None = None
+    body: Any = None
     after: bool = False
 
 
