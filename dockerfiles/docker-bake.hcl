@@ -21,6 +21,7 @@ variable "LOCK" { default = "tensorflow-2.21.0-py3.13-sm90.txt" }
 variable "CUDA_ARCHS" { default = "90" }
 variable "SLIM_PROFILE" { default = "arch" }
 variable "SLIM_OPTIONS" { default = "" }
+variable "AOT" { default = "" }
 variable "TRACE" { default = "" }
 variable "BYTECODE" { default = "unchecked" }
 variable "HOST_CODE" { default = "whole" }
@@ -72,6 +73,7 @@ target "approach-a" {
     SYSTEM_CUDA_WHEELS = SYSTEM_CUDA_WHEELS
     CUDA_ARCHS         = CUDA_ARCHS
     SLIM_PROFILE       = SLIM_PROFILE
+    AOT                = AOT
     GATE               = GATE
     BACKEND            = BACKEND
   }
@@ -88,6 +90,7 @@ target "approach-b" {
     LOCK         = LOCK
     CUDA_ARCHS   = CUDA_ARCHS
     SLIM_PROFILE = SLIM_PROFILE
+    AOT          = AOT
     GATE         = GATE
     BACKEND      = BACKEND
   }
@@ -106,6 +109,7 @@ target "training" {
     TRAINING_EXTRAS = TRAINING_EXTRAS
     CUDA_ARCHS      = CUDA_ARCHS
     SLIM_PROFILE    = SLIM_PROFILE
+    AOT             = AOT
     GATE            = GATE
     BACKEND         = BACKEND
   }
@@ -126,6 +130,7 @@ target "inference" {
     PYTHON       = PYTHON
     LOCK         = LOCK
     CUDA_ARCHS   = CUDA_ARCHS
+    AOT          = AOT
     SLIM_OPTIONS = SLIM_OPTIONS
     BYTECODE     = BYTECODE
     HOST_CODE    = HOST_CODE

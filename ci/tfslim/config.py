@@ -324,6 +324,11 @@ class Config(_Section):
         (),
         description="Optional rules that inference and workload follow, too, by the same words.",
     )
+    aot: bool = Field(
+        False,
+        description="Compile while slimming what cuda-archs would compile from PTX at first use; "
+        "in all images whose GPU code is slimmed (docs/aot.md).",
+    )
     trace: Path | None = Field(
         None,
         description="What the models of workload reach, made with `tfslim trace`; without it, "

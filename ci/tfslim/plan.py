@@ -151,6 +151,7 @@ def _build(config: Config, variant: VariantName) -> Build:
             ),
             "CUDA_ARCHS": ",".join(arch.replace(".", "") for arch in config.cuda_archs),
             "SLIM_PROFILE": config.slim,
+            "AOT": "--aot" if _compiles(config, made.profile) else "",
             "SLIM_OPTIONS": " ".join(_slim_options(config, made.profile)),
             "LOCK": lock.name if lock else "",
             "TRACE": config.trace.name if config.trace else "",
@@ -190,6 +191,12 @@ def _slim_options(config: Config, profile: str | None) -> list[str]:
         for word in words
         if word in known
     ]
+
+
+def _compiles(config: Config, profile: str | None) -> bool:
+    """Return whether PTX is compiled ahead of time: where GPU code is slimmed at all."""
+    own = profile or (config.slim if config.slim != "none" else None)
+    return config.aot and own is not None and load_profile(own).gpu_rule is not None
 
 
 def _base_name(config: Config, role: BaseRole) -> str:
