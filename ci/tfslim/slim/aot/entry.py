@@ -23,15 +23,23 @@ _FORMAT_MAJOR: Final = 1
 _LINUX_64: Final = 0x11
 _EI_OSABI: Final = 7
 _EI_ABIVERSION: Final = 8
+_E_FLAGS: Final = 48
 _ABI_NEW: Final = 0x41
+_TWO_FORMS: Final = 0x2
 _COMPAT: Final = b".nv.compat"
 _SUFFIX_FLAGS: Final = {"": 0, "a": fatbin.FLAG_ARCH_SPECIFIC, "f": fatbin.FLAG_FAMILY}
 
 
 def entry_flags(cubin: bytes, suffix: str) -> int:
     """Return an entry's flags, but for compression."""
-    newer = fatbin.FLAG_NEW_ABI if cubin[_EI_OSABI] == _ABI_NEW else 0
+    newer = fatbin.FLAG_NEW_ABI if _in_two_forms(cubin) else 0
     return _LINUX_64 | newer | _SUFFIX_FLAGS[suffix]
+
+
+def _in_two_forms(cubin: bytes) -> bool:
+    """True for code that is there in a second form (`.nv.capmerc`), as for sm_100 and up."""
+    flags = int.from_bytes(cubin[_E_FLAGS : _E_FLAGS + 4], "little")
+    return cubin[_EI_OSABI] == _ABI_NEW and bool(flags & _TWO_FORMS)
 
 
 def pack_entry(cubin: bytes, sm: int, suffix: str, packed: Literal["none", "lz4"]) -> bytes:
@@ -88,12 +96,12 @@ def entry_of(cubin: bytes, new: NewCode) -> bytes:
 
 
 def _options(cubin: bytes) -> bytes:
-    """Return what follows the fixed header: for the newer ABI what the cubin is compatible with.
+    """Return what follows the fixed header: for code in two forms, what it is compatible with.
 
     An offset, the length of what follows an empty string, the string, and the cubin's section
     `.nv.compat`, padded to 8.
     """
-    compat = _section(cubin, _COMPAT) if cubin[_EI_OSABI] == _ABI_NEW else b""
+    compat = _section(cubin, _COMPAT) if _in_two_forms(cubin) else b""
     if not compat:
         return b""
     head = struct.pack("<II", EntryHeader.size() + 8, len(compat)) + b"\0" + compat
