@@ -21,7 +21,7 @@ from tfslim.build.own import OwnBuild, bake_target, build_own
 from tfslim.build.push import Proof, PushedImage, push_image
 from tfslim.config import Config
 from tfslim.engine.engine import Engine, find_engine
-from tfslim.errors import ConfigError, NetworkError, TfslimError
+from tfslim.errors import ConfigError, EngineError, NetworkError, TfslimError
 from tfslim.github.inputs import Inputs
 from tfslim.images.described import GateResult
 from tfslim.images.gpu_use import gpu_use
@@ -39,7 +39,6 @@ __all__ = ["SLIM", "Made", "Wanted", "clean_name", "measure", "name_of"]
 SLIM: Final = "slim"
 """What the slimmed image is called in a record; the one it was made from is the yardstick."""
 
-_LOGS: Final = Path(".tfslim/logs")
 _ONLY_SIZES: Final = "not measured: only sizes were asked for"
 
 
@@ -111,6 +110,11 @@ def clean_name(reference: str) -> str:
     name = re.sub(r"(\.tar)?(\.(gz|zst|tar))?$", "", name)
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:40]
     return name if name and name not in (YARDSTICK, SLIM) else "image"
+
+
+def _logs() -> Path:
+    """Return a folder for builds' logs, outside of the checkout where there is one for the job."""
+    return Path(os.environ.get("RUNNER_TEMP") or ".tfslim", "logs")
 
 
 def _as_root() -> bool:
@@ -208,7 +212,7 @@ class _OwnImage:
             proof=self._proof,
             archs=self._wanted.config.cuda_archs if slims and self._archs_matter else (),
             target=None if slims else self._target,
-            logs=_LOGS,
+            logs=_logs(),
             ui=self._ui,
         )
 
@@ -232,7 +236,9 @@ class _OwnImage:
                 args=dict(_pair(line) for line in inputs.build_args),
             )
             self._target = bake_target(build, self._wanted.config)
-            return build.tag, build_own(self._engine(), build, self._wanted.config, self._ui)
+            return build.tag, build_own(
+                self._engine(), build, self._wanted.config, self._ui, logs=_logs()
+            )
         image = str(inputs.image)
         if source_kind(image) == "engine":
             self._fetch(image)
@@ -314,6 +320,8 @@ class _OwnImage:
             try:
                 found |= part()
             except TfslimError as error:  # the rest is still worth knowing
+                if isinstance(error, EngineError) and self._wanted.inputs.gpu == "required":
+                    raise  # there is no GPU to be had
                 notes.append(" ".join(f"{name}: not measured: {error.what} {error.why}".split()))
                 self._ui.warn(notes[-1])
         return {**found, "notes": [*found.get("notes", []), *notes]}

@@ -10,7 +10,7 @@ from docker.errors import ImageNotFound
 
 from report_records import small
 from tfslim import cli_slim, proc
-from tfslim.errors import ConfigError, NetworkError, ServiceError, VerifyError
+from tfslim.errors import ConfigError, EngineError, NetworkError, ServiceError, VerifyError
 from tfslim.github import measured
 from tfslim.github.inputs import configuration, read_inputs, variable
 from tfslim.github.measured import Made, Wanted, measure
@@ -218,6 +218,18 @@ def test_of_everything_what_fails_is_a_note(rooms: Rooms) -> None:
     record = _made(image="me/app:1", bench="full").record
     assert rooms.timed == [["app=me/app:1"], ["app=me/app:1"]]
     assert record.notes == ["timed", "cold-start: not measured: it does not serve it exited"]
+
+
+def test_a_gpu_that_is_required_and_missing_is_no_note(
+    rooms: Rooms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_gpu(*_: object, **__: object) -> RunRecord:
+        raise EngineError("a GPU is required, and there is none")
+
+    monkeypatch.setattr(measured.cli_bench, "measure_sources", no_gpu)
+    with pytest.raises(EngineError, match="a GPU is required"):
+        _made(image="me/app:1", bench="full", gpu="required")
+    assert _made(image="me/app:1", bench="full").record.notes[0].startswith("throughput: not")
 
 
 @pytest.mark.parametrize(
