@@ -1,0 +1,1 @@
+"""The proof on hardware: what `benchmarks/gpu/prove.py` is made of."""
