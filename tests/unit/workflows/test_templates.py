@@ -62,8 +62,16 @@ def test_the_comment_is_posted_without_the_forks_code(path: Path) -> None:
     assert "download-artifact" not in document.text  # the action reads it, and unpacks nothing
     (job,) = document.jobs.values()
     assert job["permissions"] == {"actions": "read", "contents": "read", "pull-requests": "write"}
-    assert _action_inputs(path) == [{"mode": "publish"}]
+    (inputs,) = _action_inputs(path)
+    assert inputs["mode"] == "publish"
     assert not workflows.run_bodies(document)
+
+
+def test_the_comment_judges_by_the_limits_of_the_ten_lines() -> None:
+    (given,), (again,) = (
+        _action_inputs(TEMPLATES / name) for name in ("minimal.yml", "pr-comment.yml")
+    )
+    assert again["max-pull"] == given["max-pull"]
 
 
 def test_the_comment_follows_a_workflow_that_is_there() -> None:
