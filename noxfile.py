@@ -72,3 +72,10 @@ def action(session: nox.Session) -> None:
     """Run the GitHub Action end to end, offline, in a runner of its own; minutes."""
     _install(session, "[dev]")
     session.run("pytest", "-m", "action", "-v", *session.posargs)
+
+
+@nox.session(name="gpu-proof")
+def gpu_proof(session: nox.Session) -> None:
+    """Prove slimmed trees on this machine's GPU; arguments go to benchmarks/gpu/prove.py."""
+    _install(session, "[gpu]")
+    session.run("python", "benchmarks/gpu/prove.py", *session.posargs)

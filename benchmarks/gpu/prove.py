@@ -22,12 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from gpuproof import judge
 from gpuproof.document import ProofDocument, load, save
 from gpuproof.models import Models, Speed
-from gpuproof.plan import load_plan
+from gpuproof.plan import DATA, load_plan
 from gpuproof.run import Runner, chosen_steps, gpu_state
 from gpuproof.suites import Device
 from gpuproof.text import markdown
 from gpuproof.trees import Opened, open_tree, parse
-
 from tfslim.bench.device import choose_root_device
 from tfslim.bench.driver import find_driver
 from tfslim.errors import ConfigError, TfslimError
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ui = Ui(quiet=options.quiet)
     try:
         if options.list:
-            for part in load_plan().parts:
+            for part in load_plan(options.plan).parts:
                 print(f"{part.id:12} {part.title} ({', '.join(part.modes)})")
             return 0
         if options.record_proof is not None:
@@ -83,6 +82,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         "--fake-driver", type=Path, metavar="FOLDER", help="without a GPU: stand-ins for its driver"
     )
     add("--record-proof", type=Path, metavar="PROOF.json", help="write a result into the rules")
+    add("--plan", type=Path, default=DATA, help="another list of parts and questions")
     add("--list", action="store_true", help="name the parts")
     add("-q", "--quiet", action="store_true")
     return parser.parse_args(argv)
@@ -115,7 +115,7 @@ def _prove(options: argparse.Namespace, argv: list[str], ui: Ui) -> int:
             "name the trees to be proved, each once",
             way_out="python benchmarks/gpu/prove.py slim=FOLDER --stock stock=FOLDER",
         )
-    started, begin = now(), time.monotonic()
+    started, begin, plan = now(), time.monotonic(), load_plan(options.plan)
     wish = {"auto": "auto", "gpu": "required", "cpu": "off"}[options.device]
     device = choose_root_device(wish)  # type: ignore[arg-type]
     ui.note(f"GPU: {device.text}")
@@ -132,14 +132,13 @@ def _prove(options: argparse.Namespace, argv: list[str], ui: Ui) -> int:
     with ExitStack() as held:
         trees = [held.enter_context(open_tree(one, state, driver, ui)) for one in given]
         runner = _runner(options, trees, device=on, text=device.text, ui=ui)
-        steps = chosen_steps(
-            [name for name in options.parts.split(",") if name], trees, stand_in=bool(stand_in)
-        )
+        wanted = [name for name in options.parts.split(",") if name]
+        steps = chosen_steps(plan, wanted, trees, stand_in=bool(stand_in))
         if options.minutes is not None:
             runner.deadline = begin + 60 * options.minutes
         results = runner.run(steps, again=options.again.split(","))
     after = gpu_state() if device.gpu else {}
-    evidence = judge.Evidence(load_plan(), results, [tree.facts for tree in trees])
+    evidence = judge.Evidence(plan, results, [tree.facts for tree in trees])
     document = ProofDocument(
         started=started,
         seconds=time.monotonic() - begin,

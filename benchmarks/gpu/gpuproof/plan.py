@@ -85,7 +85,7 @@ class Step(_Data):
 
 
 @cache
-def load_plan(path: Path = DATA) -> Plan:
+def load_plan(path: Path) -> Plan:
     """Read the parts."""
     return Plan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
 

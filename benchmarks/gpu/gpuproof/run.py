@@ -14,14 +14,14 @@ from pydantic import ValidationError
 from gpuproof import plan as plans
 from gpuproof.document import StepResult, save
 from gpuproof.models import Models, Speed
-from gpuproof.plan import Step
+from gpuproof.plan import Plan, Step
 from gpuproof.suites import INSIDE, Device, run_guard, run_listing, run_suite
 from gpuproof.trees import Opened
 from tfslim import proc
 from tfslim.errors import TfslimError
 from tfslim.ui import Ui
 
-__all__ = ["Runner", "gpu_state"]
+__all__ = ["Runner", "chosen_steps", "gpu_state"]
 
 _OUT_OF_TIME = "not measured: the time was over; the same command goes on here"
 _STATE_QUERY = (
@@ -191,8 +191,12 @@ def gpu_state() -> dict[str, str]:
 
 
 def chosen_steps(
-    names: Sequence[str], trees: Sequence[Opened], *, stand_in: bool
+    plan: Plan, names: Sequence[str], trees: Sequence[Opened], *, stand_in: bool
 ) -> tuple[Step, ...]:
-    """Return the steps of the parts that were named."""
-    parts = plans.chosen(plans.load_plan(), names)
+    """Return the steps of the parts that were named.
+
+    Raises:
+        ConfigError: There is no such part.
+    """
+    parts = plans.chosen(plan, names)
     return tuple(plans.steps(parts, [tree.facts for tree in trees], stand_in=stand_in))
