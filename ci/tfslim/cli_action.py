@@ -48,9 +48,11 @@ def run_step() -> None:
 @action_group.command("finish")
 def finish_step() -> None:
     """Say in one line how the run ended, and exit with its code."""
-    from tfslim.github import finish  # noqa: PLC0415
+    from tfslim.github import finish, state  # noqa: PLC0415
 
-    sys.exit(finish.finish(report_dir(), Commands(os.environ)))
+    folder = report_dir()
+    unfinished = state.aside(os.environ, folder)
+    sys.exit(finish.finish(folder, unfinished, Commands(os.environ)))
 
 
 @action_group.command("comment")

@@ -40,7 +40,9 @@ class OwnBuild:
     args: Mapping[str, str] = field(default_factory=dict)
 
 
-def build_own(engine: Engine, build: OwnBuild, config: Config, ui: Ui) -> str:
+def build_own(
+    engine: Engine, build: OwnBuild, config: Config, ui: Ui, *, logs: Path = _LOGS
+) -> str:
     """Build it, leave the image in the engine, and return its digest.
 
     Args:
@@ -48,6 +50,7 @@ def build_own(engine: Engine, build: OwnBuild, config: Config, ui: Ui) -> str:
         build: What is built.
         config: For image and cache settings.
         ui: Shows progress.
+        logs: Folder for the whole log; outside of what the Dockerfile copies, or the log is.
 
     Raises:
         BuildFailedError: A step failed; with the end of the log.
@@ -61,7 +64,7 @@ def build_own(engine: Engine, build: OwnBuild, config: Config, ui: Ui) -> str:
         target["cache-from"] = cache.sources(build.name)
     definition = {"target": {build.name: target}}
     with ui.step(f"build {build.dockerfile}") as step:
-        log = BuildLog(step, _LOGS / f"{build.name}.log")
+        log = BuildLog(step, logs / f"{build.name}.log")
         digest = _bake(engine, build, definition, log)
     ui.note(f"{build.tag}: {len(log.cached & log.steps)} of {len(log.steps)} steps from the cache")
     # A second, fully cached run exports the cache, so that an unchanged image exports nothing.
@@ -71,7 +74,7 @@ def build_own(engine: Engine, build: OwnBuild, config: Config, ui: Ui) -> str:
             cache.export(build.name, digest) as destination,
         ):
             target["cache-to"], target["output"] = [destination], ["type=cacheonly"]
-            _bake(engine, build, definition, BuildLog(step, _LOGS / f"{build.name}-cache.log"))
+            _bake(engine, build, definition, BuildLog(step, logs / f"{build.name}-cache.log"))
     return digest
 
 

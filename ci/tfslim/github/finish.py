@@ -14,10 +14,17 @@ __all__ = ["finish"]
 _DEFECT: Final = 1
 
 
-def finish(folder: Path, commands: Commands) -> int:
-    """Say in one line how the job ended, and return its exit code."""
+def finish(folder: Path, unfinished: Path, commands: Commands) -> int:
+    """Say in one line how the job ended, and return its exit code.
+
+    Args:
+        folder: The report's.
+        unfinished: Where the state lies until the job ends.
+        commands: The runner.
+    """
+    ended = folder / STATE_FILE
     try:
-        state = JobState.load(folder / STATE_FILE)
+        state = JobState.load(ended if ended.exists() else unfinished / STATE_FILE)
     except InputError as error:
         commands.annotate(
             "error", f"{error.what}: the run ended before it said how", title="tfslim"

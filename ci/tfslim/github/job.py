@@ -24,7 +24,7 @@ from tfslim.github.event import GPU_LABEL, Event, may_use_gpu
 from tfslim.github.inputs import Inputs, configuration, read_inputs, variable
 from tfslim.github.join import joined
 from tfslim.github.measured import Made, Wanted, measure, name_of
-from tfslim.github.state import ErrorText, JobState
+from tfslim.github.state import STATE_FILE, ErrorText, JobState, aside
 from tfslim.gpu import find_gpus
 from tfslim.plan import make_plan, matrix
 from tfslim.report import render
@@ -74,6 +74,11 @@ class Job:
         return given if _is_own(given) else Path(_REPORT_DIR)
 
     @cached_property
+    def aside(self) -> Path:
+        """The folder of a state that is not final."""
+        return aside(self.env, self.folder)
+
+    @cached_property
     def id(self) -> str:
         """The report's id, or the default where that is wrong."""
         given = self.env.get(variable("id"), "").strip()
@@ -108,8 +113,7 @@ def run(job: Job) -> int:
 
 def _begun(job: Job) -> JobState:
     """Leave a state that says the job runs: what is killed says so for ever."""
-    job.folder.mkdir(parents=True, exist_ok=True)
-    for name in _FILES:  # an earlier step's, which this run does not speak of
+    for name in (*_FILES, STATE_FILE):  # an earlier step's, which this run does not speak of
         (job.folder / name).unlink(missing_ok=True)
     event = job.event
     state = JobState(
@@ -146,7 +150,11 @@ def _check_folder(folder: Path) -> None:
 
 
 def _saved(job: Job, state: JobState) -> JobState:
-    state.save(job.folder)
+    """Keep a state; the report's folder gets it at the end.
+
+    Until then nothing is written there: the folder may lie in what a Dockerfile copies.
+    """
+    state.save(job.aside if state.status == "running" else job.folder)
     return state
 
 
@@ -331,6 +339,7 @@ def _failed(job: Job, state: JobState, error: TfslimError) -> JobState:
     with job.commands.verbatim():
         job.ui.error(error)
     tell.tell_error(job.commands, error, state.id)
+    job.folder.mkdir(parents=True, exist_ok=True)
     report = job.folder / "report.md"
     if not report.exists():  # a push fails after the report was written
         report.write_text(tell.error_markdown(error, state.id), encoding="utf-8")

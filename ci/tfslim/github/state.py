@@ -6,6 +6,7 @@ takes the types and limits here for granted, and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tfslim.errors import InputError
 
-__all__ = ["STATE_FILE", "ErrorText", "JobState", "Status", "Verdict"]
+__all__ = ["STATE_FILE", "ErrorText", "JobState", "Status", "Verdict", "aside"]
 
 STATE_FILE: Final = "action.json"
 """Its name in the report's folder."""
@@ -25,6 +26,17 @@ _MOST_BYTES: Final = 256 * 1024
 
 _Line = Annotated[str, Field(max_length=1000)]
 _Text = Annotated[str, Field(max_length=10_000)]
+
+
+def aside(env: Mapping[str, str], folder: Path) -> Path:
+    """Return where a job's state lies until the job ends: outside of the checkout.
+
+    Args:
+        env: The step's environment.
+        folder: The report's folder, which has to do outside of a job.
+    """
+    temp = env.get("RUNNER_TEMP")
+    return Path(temp, "tfslim-state") if temp else folder
 
 
 class _Model(BaseModel):

@@ -51,6 +51,7 @@ class World:
         env |= {
             "TFSLIM_TOKEN": SECRET,
             "TFSLIM_CACHE_DIR": "/kept",
+            "RUNNER_TEMP": str(self.folder / "temp"),
             "GITHUB_OUTPUT": str(self.folder / "out"),
             "GITHUB_STEP_SUMMARY": str(self.folder / "summary"),
         }
@@ -69,6 +70,8 @@ class World:
         )
 
     def _measure(self, wanted: Wanted, ui: Ui) -> Made:
+        # Whatever lies there now, a Dockerfile with `COPY . .` copies.
+        assert not Path("tfslim-report").exists()
         self.asked.append(wanted)
         if self.error is not None:
             raise self.error
@@ -108,7 +111,8 @@ class World:
         return [line for line in self.log.getvalue().splitlines() if line.startswith(kinds)]
 
     def finish(self) -> int:
-        return finish(self.folder / "tfslim-report", Commands({}, self.log))
+        folder = self.folder / "tfslim-report"
+        return finish(folder, self.folder / "temp" / "tfslim-state", Commands({}, self.log))
 
 
 @pytest.fixture
@@ -256,7 +260,7 @@ def test_a_run_that_was_killed_says_so(world: World) -> None:
     world.error = Killed()
     with pytest.raises(Killed):
         world.run(image="a")
-    assert world.state.status == "running"
+    assert not Path("tfslim-report").exists()
     assert world.finish() == 1
     assert "killed" in world.annotations[-1]
 
@@ -314,8 +318,8 @@ def test_a_fork_s_code_is_measured_without_a_gpu_and_leaves_no_cache(world: Worl
 
 
 def test_the_cache_is_where_the_setup_keeps_it(world: World) -> None:
-    world.run(image="a")
-    world.run(image="a", cache="off")
+    world.run(image="a", report_dir="one")
+    world.run(image="a", report_dir="two", cache="off")
     kept, off = (wanted.config.cache for wanted in world.asked)
     assert (kept.local, str(kept.dir), off.local) == (True, "/kept", False)
 
@@ -415,8 +419,8 @@ def test_an_image_has_a_clean_name(reference: str, name: str) -> None:
 
 def test_a_dockerfile_s_image_is_called_as_its_stage_or_repository(world: World) -> None:
     Path("Dockerfile").write_text("FROM x\n")
-    world.run(dockerfile="Dockerfile")
-    world.run(dockerfile="Dockerfile", target="serving")
+    world.run(dockerfile="Dockerfile", report_dir="one")
+    world.run(dockerfile="Dockerfile", report_dir="two", target="serving")
     assert [wanted.name for wanted in world.asked] == ["app", "serving"]
     assert name_of(world.asked[0].inputs, "") == "image"
     assert world.asked[0].version == SHA[:12]
