@@ -43,6 +43,7 @@ from tfslim.config import Config, json_schema, load_config
 from tfslim.engine import embedded
 from tfslim.engine.engine import Engine, find_engine
 from tfslim.errors import ConfigError, DiskError, EngineError, TfslimError
+from tfslim.images.first_use import first_use_warnings
 from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
 from tfslim.images.inspect_text import render_shared, render_text
@@ -177,6 +178,8 @@ def build_verb(
     builds = make_plan(config, variants)
     line = pipeline.Line(config, builds, common.ui, setup_engine=setup_engine)
     result = cli_build.perform(line, wish)
+    for warning in first_use_warnings(line.engine.client, result.built):
+        common.ui.warn(warning)
     common.show(result.as_data(), "\n".join(result.lines()))
 
 
