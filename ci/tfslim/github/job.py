@@ -38,6 +38,7 @@ EXIT_INTERRUPTED: Final = 130
 _DEFECT: Final = 1
 _REPORT_DIR: Final = "tfslim-report"
 _FILES: Final = ("report.md", "report.html", "report.json", "verdict.json")
+_PASSWORD: Final = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 _FAILS: Final = {
     "budget": (EXIT_BUDGET,),
     "regression": (EXIT_BUDGET, EXIT_REGRESSED),
@@ -161,15 +162,15 @@ def _saved(job: Job, state: JobState) -> JobState:
 def _run(job: Job, inputs: Inputs, state: JobState) -> JobState:
     """Build, measure, compare, tell."""
     state = _with_artifact(job, inputs, state)
+    config = _checked_gpu(job, inputs, _configuration(job, inputs))
+    wanted = Wanted(
+        inputs=inputs,
+        config=config,
+        name=name_of(inputs, job.event.repository),
+        version=job.event.sha[:12] or "here",
+        folder=job.folder,
+    )
     with job.commands.group("Build and measure"):
-        config = _checked_gpu(job, inputs, _configuration(job, inputs))
-        wanted = Wanted(
-            inputs=inputs,
-            config=config,
-            name=name_of(inputs, job.event.repository),
-            version=job.event.sha[:12] or "here",
-            folder=job.folder,
-        )
         made = job.measure(wanted, job.ui)
     with job.commands.group("Baseline"):
         found = baseline.find(_search(job, wanted), job.ui)
@@ -179,8 +180,8 @@ def _run(job: Job, inputs: Inputs, state: JobState) -> JobState:
 def _join(job: Job, inputs: Inputs, state: JobState) -> JobState:
     """Make one report of the records of many jobs."""
     state = _with_artifact(job, inputs, state)
+    config = _configuration(job, inputs)
     with job.commands.group("Join"):
-        config = _configuration(job, inputs)
         parts = joined(inputs.records or Path())
         for note in parts.missing:
             job.ui.warn(note)
@@ -239,11 +240,19 @@ def _configuration(job: Job, inputs: Inputs) -> Config:
     A fork's run has none: what it wrote there would be read by others.
     """
     config = configuration(inputs)
+    job.commands.mask(*_passwords(config.secrets.pip_conf))  # outside of a group, where it is read
     place = job.env.get("TFSLIM_CACHE_DIR", "")
     if inputs.cache != "auto" or not place:
         return config
     update: dict[str, Any] = {"local": False} if job.event.is_fork else {"dir": Path(place)}
     return config.model_copy(update={"cache": config.cache.model_copy(update=update)})
+
+
+def _passwords(pip_conf: Path | None) -> list[str]:
+    """Return the passwords of a pip.conf, as addresses of indexes have them."""
+    if pip_conf is None or not pip_conf.is_file():
+        return []
+    return _PASSWORD.findall(pip_conf.read_text(encoding="utf-8", errors="replace"))
 
 
 def _checked_gpu(job: Job, inputs: Inputs, config: Config) -> Config:

@@ -280,6 +280,14 @@ def test_the_token_is_masked_and_nowhere_in_what_is_left(world: World) -> None:
         assert path.is_dir() or SECRET.encode() not in path.read_bytes()
 
 
+def test_passwords_of_a_private_index_are_masked_where_masks_are_read(world: World) -> None:
+    Path("pip.conf").write_text("[global]\nindex-url = https://me:s3cret-word@pypi.local/simple\n")
+    Path("tfslim.yaml").write_text("secrets: {pip-conf: pip.conf}\n")
+    world.run(image="a")
+    lines = world.log.getvalue().splitlines()
+    assert lines.index("::add-mask::s3cret-word") < lines.index("::group::Build and measure")
+
+
 def test_what_an_image_says_of_itself_is_no_command(world: World) -> None:
     evil = "x\n::set-output name=a::b\n::error::evil"
     record = small(sizes={evil: size(2 * 10**9, 2 * 10**9)})
