@@ -147,7 +147,7 @@ def _cold(
         wanted.config,
         names,
         cli_coldstart.ColdOptions(pulls=0),
-        launches=wanted.inputs.launches,
+        launches=wanted.config.bench.cold_launches or None,
         folder=wanted.folder,
         setup_engine=_as_root(),
         ui=ui,
