@@ -110,10 +110,18 @@ class ActRun:
             for event in self.commands(level)
         ]
 
+    def annotations_of(self, step: str) -> list[Annotation]:
+        """Return the annotations of a step of the workflow, by its id, and of all inside it."""
+        return [
+            _annotation(event, level)
+            for level in ("error", "warning", "notice")
+            for event in self.commands(level)
+            if event["stepID"][0] == step
+        ]
+
     def errors_of(self, step: str) -> str:
         """Return what a step of the workflow, and all inside it, reported as errors."""
-        events = [event for event in self.commands("error") if event["stepID"][0] == step]
-        return "\n".join(_annotation(event, "error").message for event in events)
+        return "\n".join(one.message for one in self.annotations_of(step) if one.level == "error")
 
     def leaks(self, secret: str) -> list[str]:
         """Return where a secret stands in anything that came out, but for the line that masks it.

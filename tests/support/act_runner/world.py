@@ -51,11 +51,13 @@ class World:
         text = workflow(checkout(), *steps, **jobs)
         self.repository.commit({".github/workflows/tfslim.yml": text}, "Use the action")
 
-    def push(self, workflow: str = "tfslim.yml", **more: Any) -> ActRun:
+    def push(
+        self, workflow: str = "tfslim.yml", *, ref: str = "refs/heads/main", **more: Any
+    ) -> ActRun:
         """Run a workflow for a push of what is checked out."""
         sha = self.repository.head
         payload = {
-            "ref": "refs/heads/main",
+            "ref": ref,
             "before": "0" * 40,
             "after": sha,
             "head_commit": {"id": sha},
@@ -91,16 +93,29 @@ class World:
         *,
         action: str = "synchronize",
         label: str = "",
+        event: str = "pull_request",
         **more: Any,
     ) -> ActRun:
         """Run a workflow for a pull request; one of a fork gets a token that may only read."""
         payload = self.fake.pull_request_event(self.name, number, action)
         if label:
             payload["label"] = {"name": label}
+            payload["pull_request"]["labels"] = [{"name": label}]
         pull = self._pull(number)
         fork = pull.head_repository != self.name
         more.setdefault("token", FORK_TOKEN if fork else TOKEN)
-        return self.run(workflow, "pull_request", payload, pull.head_sha, **more)
+        return self.run(workflow, event, payload, pull.head_sha, **more)
+
+    def schedule(self, workflow: str, **more: Any) -> ActRun:
+        """Run a workflow by the clock."""
+        payload = {"repository": {"full_name": self.name, "default_branch": "main"}}
+        return self.run(workflow, "schedule", payload, self.repository.head, **more)
+
+    @property
+    def programs(self) -> list[str]:
+        """What was asked of programs that only write down what they are asked."""
+        log = self.act.store / "programs.log"
+        return log.read_text().splitlines() if log.exists() else []
 
     def workflow_run(self, of: ActRun, workflow: str, **more: Any) -> ActRun:
         """Run a workflow because another run has ended."""

@@ -57,7 +57,9 @@ def checkout() -> None:
     limit = [] if depth == "0" else [f"--depth={depth}"]
     source = f"file://{known['folder']}"
     ref = given("ref", "HEAD")
-    everything = ["+refs/heads/*:refs/remotes/origin/*"] if depth == "0" else []
+    everything = (
+        ["+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*"] if depth == "0" else []
+    )
     git("fetch", "-q", *limit, source, ref, cwd=place)
     git("checkout", "-q", "--force", "FETCH_HEAD", cwd=place)
     if everything:
