@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tfslim import proc
+from tfslim.config import Config
 from tfslim.errors import ConfigError, TfslimError
 from tfslim.github.event import Event
 from tfslim.github.inputs import Inputs, configuration
@@ -98,9 +99,7 @@ def commit_before(event: Event) -> tuple[str, str]:
         base = _git("rev-parse", "--verify", f"{known or 'HEAD^'}^{{commit}}")
         name = "the commit before"
     if not base:
-        shallow = _git("rev-parse", "--is-shallow-repository") == "true"
-        why = _DEEPER if shallow else "git finds none in this folder; is the repository here?"
-        raise ConfigError("the commit to compare with is not known", why=why)
+        raise ConfigError("the commit to compare with is not known", why=_why_unknown())
     return base, name
 
 
@@ -144,13 +143,13 @@ def _built(search: Search, ui: Ui) -> Found:
     commit, name = commit_before(search.event)
     shown = f"{name} ({commit[:12]}), built here"
     ui.note(f"baseline: {shown}")
-    here = Path.cwd()
+    here, kept = Path.cwd(), _kept(search.wanted.config)
     with worktree(commit) as folder, contextlib.chdir(folder):
         there = _seen_from(inputs, here)
         config = configuration(there)
         config = config.model_copy(
             update={
-                "cache": search.wanted.config.cache,
+                **kept,
                 "image": config.image.model_copy(
                     update={"repository": f"{config.image.repository}-base"}
                 ),
@@ -169,6 +168,19 @@ def _built(search: Search, ui: Ui) -> Found:
         tfslim=where.tfslim,
     )
     return made.record, info
+
+
+def _kept(config: Config) -> dict[str, Any]:
+    """Return what of this checkout's configuration holds for another's: cache and secrets."""
+
+    def at(path: Path | None) -> Path | None:
+        return path.absolute() if path else None
+
+    secrets = {"ca": at(config.secrets.ca), "pip_conf": at(config.secrets.pip_conf)}
+    return {
+        "cache": config.cache.model_copy(update={"dir": config.cache.dir.absolute()}),
+        "secrets": config.secrets.model_copy(update=secrets),
+    }
 
 
 def _seen_from(inputs: Inputs, here: Path) -> Inputs:
@@ -192,6 +204,14 @@ def _seen_from(inputs: Inputs, here: Path) -> Inputs:
         else inputs.model,
         trace_input=tuple(map(at, inputs.trace_input)),
     )
+
+
+def _why_unknown() -> str:
+    """Return why git knows no commit before this one."""
+    asked = proc.run(["git", "rev-parse", "--is-shallow-repository", "HEAD"], timeout=_SECONDS)
+    if not asked.ok:
+        return asked.tail  # no repository, or one of somebody else (safe.directory)
+    return _DEEPER if asked.stdout.startswith("true") else "this is the first commit"
 
 
 def _git(*arguments: str) -> str:

@@ -415,6 +415,10 @@ def _contradictions(inputs: Inputs) -> list[str]:
             "model: profile workload leaves what your model reaches, and needs to know it",
         ),
         (inputs.mode == "join" and not inputs.records, "records: mode join needs the folder"),
+        (
+            inputs.mode == "join" and inputs.baseline == "build",
+            "baseline: build is of what this job builds, and mode join builds nothing",
+        ),
         (bool(inputs.tags) and not inputs.push, "tags: it needs `push`"),
         (
             inputs.dockerfile is not None and not inputs.dockerfile.is_file(),

@@ -74,6 +74,7 @@ def test_build_args_are_by_line_and_keep_their_commas() -> None:
         ({"slim": "true"}, "slim", "needs `dockerfile` or `image`"),
         ({"image": "a", "slim": "true", "profile": "workload"}, "model", "workload"),
         ({"mode": "join"}, "records", "folder"),
+        ({"mode": "join", "records": ".", "baseline": "build"}, "baseline", "builds nothing"),
         ({"tags": "1.2"}, "tags", "needs `push`"),
         ({"trace_input": "none.npz"}, "trace-input", "not a file"),
         ({"push": "ghcr.io/Me/APP"}, "push", "pattern"),
