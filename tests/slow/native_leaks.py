@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfserve_app.capi import values
+from tfserve_app.capi import texts
 from tfserve_app.capi.backend import CapiBackend
 from tfserve_app.errors import InputRejectedError
 
@@ -53,7 +53,7 @@ def main() -> None:
         for _ in range(9):
             list(pool.map(lambda _: round_of_calls(types, shapes), range(4)))
             seen.append(resident())
-    assert not values._held, "every string tensor gave its memory back"
+    assert not texts._held, "every string tensor gave its memory back"
     types.close()
     shapes.close()
     sys.stdout.write(json.dumps(seen))

@@ -47,10 +47,10 @@ def main() -> None:
 
 
 def _opener(backend: str, model: Path) -> Callable[[], Backend]:
-    """Return what opens the model; it runs in a thread when the HTTP server answers already.
+    """Return what opens the model; it is called in a thread when the HTTP server answers already.
 
-    To begin before the HTTP server is imported gains nothing: the loader opens one library at a
-    time, so Python's own extension modules would wait for TensorFlow's.
+    The native backend has begun by then: opening libraries and loading is TensorFlow's work alone,
+    so it goes on beside the imports. Python's TensorFlow would take turns with them.
 
     Raises:
         SettingsError: A value is not what its variable takes.
@@ -62,7 +62,7 @@ def _opener(backend: str, model: Path) -> Callable[[], Backend]:
     options = SessionOptions.from_env()
     # Without it NumPy starts a thread for every core, for matrices that nobody multiplies here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return lambda: _open_capi(model, options)
+    return process.begin(lambda: _open_capi(model, options))
 
 
 def _open_tensorflow(model: Path) -> Backend:

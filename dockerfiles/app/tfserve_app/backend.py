@@ -1,16 +1,18 @@
 """The seam between HTTP and whatever runs the model: NumPy arrays in, NumPy arrays out.
 
-Nothing here imports TensorFlow. A backend is loaded once, and then predicts from several threads.
+Nothing here imports TensorFlow, nor NumPy, without which the native backend loads a model. A
+backend is loaded once, and then predicts from several threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "Array",
@@ -21,7 +23,10 @@ __all__ = [
     "default_signature",
 ]
 
-Array = NDArray[np.generic]
+if TYPE_CHECKING:
+    Array = NDArray[np.generic]
+else:
+    Array = Any
 """A tensor; strings are object arrays of `bytes`, bfloat16 travels as float32."""
 
 

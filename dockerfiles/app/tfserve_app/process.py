@@ -7,14 +7,17 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 __all__ = [
     "EXIT_MODEL",
     "EXIT_SETTINGS",
     "EXIT_SOCKET",
+    "begin",
     "fail",
     "handle_signals",
     "leave",
@@ -22,6 +25,8 @@ __all__ = [
     "process_age",
     "process_start",
 ]
+
+_T = TypeVar("_T")
 
 EXIT_SETTINGS = 2
 EXIT_MODEL = 3
@@ -79,3 +84,30 @@ def process_start() -> float:
     started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     slept = time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic()
     return started - slept
+
+
+def begin(work: Callable[[], _T]) -> Callable[[], _T]:
+    """Begin work in a thread of its own; return what waits for its end.
+
+    Returns:
+        What returns the work's result, or raises what it raised.
+    """
+    results: list[_T] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="begun", daemon=True)
+    thread.start()
+
+    def end() -> _T:
+        thread.join()
+        if errors:
+            raise errors[0]
+        return results[0]
+
+    return end

@@ -16,13 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tfserve_app.capi import guard
-from tfserve_app.capi.dtypes import (
-    NAMES,
-    bfloat16_from_float32,
-    bfloat16_to_float32,
-    numpy_dtype,
-    plain_number,
-)
+from tfserve_app.capi.arrays import bfloat16_from_float32, bfloat16_to_float32, numpy_dtype
+from tfserve_app.capi.dtypes import NAMES, plain_number
 from tfserve_app.capi.frozen import GRAPH, read_frozen
 from tfserve_app.capi.library import LIBRARY, find_library
 from tfserve_app.capi.metagraph import MetaGraph

@@ -23,7 +23,6 @@ from tfserve_app.capi.metagraph import Endpoint, Entry
 from tfserve_app.capi.model import load_model
 from tfserve_app.capi.options import SessionOptions
 from tfserve_app.capi.session import Session
-from tfserve_app.capi.values import Tensor, to_tensor
 from tfserve_app.errors import BackendBusyError, InputRejectedError, ModelLoadError
 
 __all__ = ["CapiBackend"]
@@ -125,19 +124,26 @@ class CapiBackend:
 
     def predict(self, signature: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run one signature; see `Backend.predict`."""
-        bound = self._bound[signature]
+        # Here, for it needs NumPy, and a model is loaded while another thread imports that.
+        from tfserve_app.capi.values import Tensor, to_tensor  # noqa: PLC0415
+
+        library, bound = self._library, self._bound[signature]
         fed = {
-            name: to_tensor(self._library, inputs[name], endpoint.dtype, name)
+            name: to_tensor(library, inputs[name], endpoint.dtype, name)
             for name, endpoint in bound.inputs.items()
         }
         try:
-            found = self._model.session.run(bound.feeds, list(fed.values()), bound.fetches)
+            pointers = [tensor.pointer for tensor in fed.values()]
+            found = self._model.session.run(bound.feeds, pointers, bound.fetches)
         except StatusError as error:
             raise _as_answer(error) from error
         finally:
             if signature in self._unasked:
                 self._asked_first(signature)
-        tensors: dict[str, Tensor] = dict(zip(bound.outputs, found, strict=True))
+        tensors = {
+            name: Tensor(library, pointer)
+            for name, pointer in zip(bound.outputs, found, strict=True)
+        }
         tensors |= {name: fed[source] for name, source in bound.echoes.items()}
         return {name: tensors[name].to_array(name) for name in sorted(tensors)}
 

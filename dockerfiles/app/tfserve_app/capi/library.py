@@ -104,6 +104,8 @@ _FAST: dict[str, tuple[Any, list[Any]]] = {
     "TF_NewGraph": (c_void_p, []),
     "TF_GraphOperationByName": (c_void_p, [c_void_p, c_char_p]),
     "TF_OperationNumOutputs": (c_int, [c_void_p]),
+    "TF_OperationNumControlInputs": (c_int, [c_void_p]),
+    "TF_OperationOpType": (c_char_p, [c_void_p]),
     "TF_NewImportGraphDefOptions": (c_void_p, []),
     "TF_DeleteImportGraphDefOptions": (None, [c_void_p]),
     "TF_NewSessionOptions": (c_void_p, []),

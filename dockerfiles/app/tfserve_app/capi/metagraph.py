@@ -16,10 +16,20 @@ from tfserve_app.backend import TensorSpec
 from tfserve_app.capi.dtypes import NAMES, plain_number
 from tfserve_app.capi.wire import Message, Value, WireError
 
-__all__ = ["Endpoint", "Entry", "MetaGraph", "UnsupportedSignatureError", "read_meta_graphs"]
+__all__ = [
+    "Endpoint",
+    "Entry",
+    "Loading",
+    "MetaGraph",
+    "UnsupportedSignatureError",
+    "read_meta_graphs",
+]
 
-# Run by the loader, not by a client (tensorflow/cc/saved_model/constants.h).
-_LOADERS_OWN = frozenset({"__saved_model_init_op", "__saved_model_train_op"})
+# tensorflow/cc/saved_model/constants.h
+_INIT_OP = "__saved_model_init_op"
+# Run by the loader, not by a client.
+_LOADERS_OWN = frozenset({_INIT_OP, "__saved_model_train_op"})
+_INIT_OPS, _ASSETS = frozenset({"saved_model_main_op", "legacy_init_op"}), "saved_model_assets"
 
 
 class UnsupportedSignatureError(ValueError):
@@ -47,6 +57,21 @@ class Entry:
 
     inputs: Mapping[str, Endpoint]
     outputs: Mapping[str, Endpoint]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What is run when a model is loaded; empty where there is nothing of it.
+
+    Attributes:
+        restore: The operation that restores the variables.
+        filename: The tensor that takes the checkpoint's path.
+        init: The operation that initialises what else there is, tables for example.
+    """
+
+    restore: str
+    filename: str
+    init: str
 
 
 class MetaGraph:
@@ -86,6 +111,27 @@ class MetaGraph:
         }
         outputs = {key: _endpoint(key, info) for key, info in found.map(2)}
         return Entry(_sorted(inputs), _sorted(outputs))
+
+    @property
+    def graph(self) -> Message | None:
+        """Its GraphDef."""
+        return self._message.message(2)
+
+    def loading(self) -> Loading | None:
+        """Return what its loader has to run; None where that is more than is told here.
+
+        As tensorflow/cc/saved_model/loader.cc finds it. Models of TensorFlow 1 name what they run
+        in collections, where no signature does, and assets are files whose names are fed.
+        """
+        saver = self._message.message(3) or Message(b"")
+        collections = {name for name, _ in self._message.map(4)}
+        if _ASSETS in collections or any(True for _ in self._message.all(6)):
+            return None
+        signature = dict(self._message.map(5)).get(_INIT_OP)
+        if signature is None:
+            return None if collections & _INIT_OPS else Loading(saver.text(3), saver.text(1), "")
+        init = dict(signature.map(2)).get(_INIT_OP, Message(b"")).text(1)
+        return Loading(saver.text(3), saver.text(1), init) if init else None
 
     def op_types(self) -> set[str]:
         """Return the op types of the graph and of all functions it calls, directly or not.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tfserve_app.capi.frozen import Frozen, read_frozen
 from tfserve_app.capi.guard import refuse_removed_ops
+from tfserve_app.capi.lean import load_lean
 from tfserve_app.capi.library import Library
 from tfserve_app.capi.metagraph import (
     Entry,
@@ -64,7 +65,8 @@ def load_model(library: Library, path: Path, options: SessionOptions, log: Log) 
     graph = choose(read_meta_graphs(path / "saved_model.pb"))
     _check(path, graph)
     entries = _entries(graph, log)
-    return Model(load_saved_model(library, path, graph.tags, options), entries)
+    lean = load_lean(library, path, graph, options)
+    return Model(lean or load_saved_model(library, path, graph.tags, options), entries)
 
 
 def _check(path: Path, graph: MetaGraph) -> None:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from tfserve_app.capi.library import Buffer, Library, Output
 from tfserve_app.capi.options import SessionOptions
-from tfserve_app.capi.values import Tensor
+from tfserve_app.capi.texts import new_texts
 
-__all__ = ["Session", "load_frozen", "load_saved_model", "load_text_model", "open_empty"]
+__all__ = [
+    "Session",
+    "load_frozen",
+    "load_graph",
+    "load_saved_model",
+    "load_text_model",
+    "open_empty",
+]
 
 
 class Session:
@@ -40,16 +47,24 @@ class Session:
     def run(
         self,
         feeds: ctypes.Array[Output],
-        values: Sequence[Tensor],
+        values: Sequence[int],
         fetches: ctypes.Array[Output],
-    ) -> list[Tensor]:
+    ) -> list[int]:
         """Run the graph once; return what is at each of the fetches.
+
+        Args:
+            feeds: Where values are put in.
+            values: The TF_Tensors for them; they stay the caller's.
+            fetches: What is wanted.
+
+        Returns:
+            New TF_Tensors, owned by the caller.
 
         Raises:
             StatusError: TensorFlow refused or failed.
         """
         library, count = self._library, len(fetches)
-        given = (ctypes.c_void_p * len(values))(*(value.pointer for value in values))
+        given = (ctypes.c_void_p * len(values))(*values)
         found = (ctypes.c_void_p * count)()
         with library.status() as status:
             library.TF_SessionRun(
@@ -58,7 +73,38 @@ class Session:
                 fetches, found, count,
                 None, 0, None, status,
             )  # fmt: skip
-        return [Tensor(library, pointer) for pointer in found if pointer is not None]
+        return [pointer for pointer in found if pointer is not None]
+
+    def run_operation(self, name: str, texts: Mapping[str, bytes] | None = None) -> None:
+        """Run one operation and what it needs, for what it does: a restore, an initialisation.
+
+        Args:
+            name: The operation.
+            texts: Scalar strings to be fed, by the name of the tensor.
+
+        Raises:
+            StatusError: TensorFlow refused or failed.
+            ValueError: The graph has no such operation or tensor.
+        """
+        library, texts = self._library, texts or {}
+        operation = library.TF_GraphOperationByName(self._graph, name.encode())
+        if not operation:
+            raise ValueError(f"its graph has no operation {name!r}")
+        if _does_nothing(library, operation):
+            return
+        feeds = self.find(list(texts))
+        made = [new_texts(library, [text]) for text in texts.values()]
+        try:
+            with library.status() as status:
+                library.TF_SessionRun(
+                    self._session, None,
+                    feeds, (ctypes.c_void_p * len(made))(*made), len(made),
+                    None, None, 0,
+                    (ctypes.c_void_p * 1)(operation), 1, None, status,
+                )  # fmt: skip
+        finally:
+            for pointer in made:
+                library.TF_DeleteTensor(pointer)
 
     def devices(self) -> list[tuple[str, str]]:
         """Return name and type ("CPU", "GPU") of every device.
@@ -125,15 +171,27 @@ def load_text_model(
 
 
 def load_frozen(library: Library, file: Path, options: SessionOptions) -> Session:
-    """Open a session on a GraphDef without variables.
+    """Open a session on a file with a GraphDef without variables.
 
     Raises:
         StatusError: It is no GraphDef, or has an unknown op.
         OSError: It cannot be read.
         ValueError: The file is empty.
     """
+    with file.open("rb") as stream:
+        # ctypes takes addresses of writable memory only; what is written there is never stored.
+        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+    return load_graph(library, data, options)
+
+
+def load_graph(library: Library, data: bytearray | mmap.mmap, options: SessionOptions) -> Session:
+    """Open a session on an encoded GraphDef; nothing in it has run yet.
+
+    Raises:
+        StatusError: It is no GraphDef, or has an unknown op.
+    """
     with _new_graph(library) as graph:
-        _import(library, graph, file)
+        _import(library, graph, data)
         return Session(library, graph, _new_session(library, graph, options))
 
 
@@ -170,10 +228,7 @@ def _new_session(library: Library, graph: int, options: SessionOptions) -> int:
     return session
 
 
-def _import(library: Library, graph: int, file: Path) -> None:
-    with file.open("rb") as stream:
-        # ctypes takes addresses of writable memory only; what is written there is never stored.
-        data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+def _import(library: Library, graph: int, data: bytearray | mmap.mmap) -> None:
     start = ctypes.c_char.from_buffer(data)
     buffer = Buffer(ctypes.addressof(start), len(data), None)
     options = library.TF_NewImportGraphDefOptions()
@@ -182,6 +237,12 @@ def _import(library: Library, graph: int, file: Path) -> None:
             library.TF_GraphImportGraphDef(graph, buffer, options, status)
     finally:
         library.TF_DeleteImportGraphDefOptions(options)
+
+
+def _does_nothing(library: Library, operation: int) -> bool:
+    """True for what Keras names where there is nothing to initialise; to run it takes a while."""
+    kind: bytes = library.TF_OperationOpType(operation)
+    return kind == b"NoOp" and library.TF_OperationNumControlInputs(operation) == 0
 
 
 @contextmanager

@@ -8,31 +8,17 @@ without a copy: the array is a read-only view that keeps the tensor alive.
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import numpy as np
 
 from tfserve_app.backend import Array
-from tfserve_app.capi.dtypes import (
-    BFLOAT16,
-    NAMES,
-    STRING,
-    bfloat16_from_float32,
-    bfloat16_to_float32,
-    numpy_dtype,
-)
+from tfserve_app.capi.arrays import bfloat16_from_float32, bfloat16_to_float32, numpy_dtype
+from tfserve_app.capi.dtypes import BFLOAT16, NAMES, STRING
 from tfserve_app.capi.library import Library
+from tfserve_app.capi.texts import STRING_BYTES, new_texts
 from tfserve_app.errors import InputRejectedError
 
 __all__ = ["Tensor", "to_tensor"]
-
-_STRING_BYTES = 24  # sizeof(TF_TString), tsl/platform/ctstring_internal.h
-_ALIGNMENT = 64  # the most that Eigen asks for; a scalar elsewhere ends the process
-
-# Memory of string tensors that TensorFlow holds now, by address.
-_held: dict[int, ctypes.Array[ctypes.c_char]] = {}
-
-_Deallocator = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 
 
 class Tensor:
@@ -92,7 +78,7 @@ class Tensor:
         library, at = self._library, self._library.TF_TensorData(self.pointer)
         flat: Array = np.empty(int(np.prod(shape)), dtype=object)
         for index in range(flat.size):
-            text = at + _STRING_BYTES * index
+            text = at + STRING_BYTES * index
             size = library.TF_StringGetSize(text)
             flat[index] = ctypes.string_at(library.TF_StringGetDataPointer(text), size)
         return flat.reshape(shape)
@@ -110,11 +96,10 @@ def to_tensor(library: Library, array: Array, dtype: int, name: str) -> Tensor:
     Raises:
         InputRejectedError: The array has another type, or one that cannot be sent.
     """
-    dims = (ctypes.c_int64 * array.ndim)(*array.shape)
     if dtype == STRING:
-        pointer = _from_strings(library, array, dims)
+        pointer = _from_strings(library, array)
     else:
-        pointer = _from_numbers(library, _checked(array, dtype, name), dtype, dims)
+        pointer = _from_numbers(library, _checked(array, dtype, name), dtype)
     if not pointer:
         raise InputRejectedError(f"input {name!r}: TensorFlow makes no tensor of it")
     return Tensor(library, pointer)
@@ -131,7 +116,8 @@ def _checked(array: Array, dtype: int, name: str) -> Array:
     return np.asarray(bfloat16_from_float32(array) if dtype == BFLOAT16 else array, order="C")
 
 
-def _from_numbers(library: Library, array: Array, dtype: int, dims: Any) -> int:
+def _from_numbers(library: Library, array: Array, dtype: int) -> int:
+    dims = (ctypes.c_int64 * array.ndim)(*array.shape)
     pointer: int = library.TF_AllocateTensor(dtype, dims, array.ndim, array.nbytes)
     if pointer and array.nbytes:
         source = array.__array_interface__["data"][0]
@@ -139,37 +125,6 @@ def _from_numbers(library: Library, array: Array, dtype: int, dims: Any) -> int:
     return pointer
 
 
-def _from_strings(library: Library, array: Array, dims: Any) -> int:
-    """Return a tensor of copies: ops copy a TF_TString that is a view as a view, past its end."""
-    size = _STRING_BYTES * array.size
-    memory = ctypes.create_string_buffer(size + _ALIGNMENT)
-    start = ctypes.addressof(memory)
-    start += -start % _ALIGNMENT
+def _from_strings(library: Library, array: Array) -> int:
     texts = [leaf if isinstance(leaf, bytes) else str(leaf).encode() for leaf in array.ravel()]
-    for index, text in enumerate(texts):
-        at = start + _STRING_BYTES * index
-        library.TF_StringInit(at)
-        library.TF_StringCopy(at, text, len(text))
-    _held[start] = memory
-    deallocator = _deallocator(library)
-    pointer: int = library.TF_NewTensor(
-        STRING, dims, array.ndim, start, size, ctypes.cast(deallocator, ctypes.c_void_p), None
-    )
-    return pointer
-
-
-def _deallocator(library: Library) -> Any:
-    """Return what frees a string tensor's memory; TensorFlow calls it from any of its threads."""
-    found = _deallocators.get(id(library))
-    if found is None:
-
-        def free(start: int, size: int, _: int) -> None:
-            for at in range(start, start + size, _STRING_BYTES):
-                library.TF_StringDealloc(at)
-            del _held[start]
-
-        found = _deallocators.setdefault(id(library), _Deallocator(free))
-    return found
-
-
-_deallocators: dict[int, Any] = {}
+    return new_texts(library, texts, array.shape)
