@@ -237,14 +237,17 @@ def _with_artifact(job: Job, inputs: Inputs, state: JobState) -> JobState:
 def _configuration(job: Job, inputs: Inputs) -> Config:
     """Return the configuration; with `cache: auto` its folder is the one that outlives the job.
 
-    A fork's run has none: what it wrote there would be read by others.
+    A fork's run has no cache, whatever its own configuration says: what it wrote there would be
+    read by others.
     """
     config = configuration(inputs)
     job.commands.mask(*_passwords(config.secrets.pip_conf))  # outside of a group, where it is read
     place = job.env.get("TFSLIM_CACHE_DIR", "")
-    if inputs.cache != "auto" or not place:
-        return config
-    update: dict[str, Any] = {"local": False} if job.event.is_fork else {"dir": Path(place)}
+    update: dict[str, Any] = {}
+    if job.event.is_fork:
+        update = {"local": False}
+    elif inputs.cache == "auto" and place:
+        update = {"dir": Path(place)}
     return config.model_copy(update={"cache": config.cache.model_copy(update=update)})
 
 

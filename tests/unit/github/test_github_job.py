@@ -319,7 +319,7 @@ def test_a_fork_s_code_is_refused_on_a_gpu(world: World, gpu: str, here: bool) -
 
 def test_a_fork_s_code_is_measured_without_a_gpu_and_leaves_no_cache(world: World) -> None:
     world.event = _fork()
-    world.run(image="a")
+    world.run(image="a", cache="/shared")
     config = world.asked[0].config
     assert (config.bench.gpu, config.cache.local) == ("off", False)
     assert world.finish() == 0
