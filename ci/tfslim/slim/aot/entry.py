@@ -32,7 +32,7 @@ _SUFFIX_FLAGS: Final = {"": 0, "a": fatbin.FLAG_ARCH_SPECIFIC, "f": fatbin.FLAG_
 
 def entry_flags(cubin: bytes, suffix: str) -> int:
     """Return an entry's flags, but for compression."""
-    newer = fatbin.FLAG_NEW_ABI if _in_two_forms(cubin) else 0
+    newer = fatbin.FLAG_TWO_FORMS if _in_two_forms(cubin) else 0
     return _LINUX_64 | newer | _SUFFIX_FLAGS[suffix]
 
 
