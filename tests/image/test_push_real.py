@@ -8,18 +8,21 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
 
 from loopback import Door, buildkit_at, registry
-from tfslim.build.bases import image_context
+from tfslim.build.bake import build_images
+from tfslim.build.bases import Base, image_context
 from tfslim.build.builder import use_builder
-from tfslim.build.push import PushedImage, push_image, with_push
-from tfslim.config import Config, PushConfig
+from tfslim.build.push import PushedImage, push_built, push_image, with_push
+from tfslim.config import CacheConfig, Config, ImageConfig, PushConfig
 from tfslim.engine.engine import Engine
 from tfslim.errors import NetworkError, PushError
 from tfslim.images.pushed import read_stored
+from tfslim.plan import make_plan
 from tfslim.ui import Ui
 
 pytestmark = pytest.mark.image
@@ -96,6 +99,48 @@ def test_an_image_arrives_with_zstd_layers_tags_annotations_and_its_provenance(
         "https://slsa.dev/provenance"
     ]
     assert not client.images.list(name=pushed.references[0]), "no name is left in the engine"
+
+
+def test_a_variant_is_built_and_pushed_from_the_cache_with_its_own_provenance(
+    engine: Engine, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way of a variant, with a bake file whose `stock` is a few bytes."""
+    folder = tmp_path / "dockerfiles"
+    (folder / "stock").mkdir(parents=True)
+    (folder / "app").mkdir()
+    (folder / "app" / "code").write_text("few bytes\n")
+    (folder / "docker-bake.hcl").write_text('target "stock" { context = "dockerfiles/stock" }\n')
+    (folder / "stock" / "Dockerfile").write_text("FROM scratch\nCOPY --from=app code /\n")
+    monkeypatch.setattr("tfslim.build.bake.dockerfiles", lambda: folder)
+    config = settings(f"{address}/models").model_copy(
+        update={
+            "image": ImageConfig(repository="tfslim-test"),
+            "cache": CacheConfig(local=False),
+        }
+    )
+    builds = make_plan(config, ["stock"])
+    names = builds[0].bases
+    given: dict[str, Any] = {
+        "config": config,
+        "bases": {name: Base(name, "registry", "", "sha256:0", (), None) for name in names},
+        "model": None,
+        "trial": None,
+        "logs": tmp_path,
+        "ui": UI,
+    }
+    (built,) = build_images(engine, builds, **given)
+    try:
+        pushed = push_built(engine, built, **given)
+    finally:
+        engine.docker(["image", "rm", builds[0].tag])
+    assert pushed.same_layers is True
+    assert pushed.references[0] == f"{address}/models/stock:1.2"
+    shown = engine.buildx(
+        ["imagetools", "inspect", pushed.pinned, "--format", "{{json .Provenance}}"]
+    )
+    told = json.loads(shown.stdout)["SLSA"]["metadata"]
+    (source,) = told["https://mobyproject.org/buildkit@v1#metadata"]["source"]["infos"]
+    assert b"COPY --from=app code /" in base64.b64decode(source["data"])
 
 
 def test_the_list_of_packages_names_what_is_in_the_image(
