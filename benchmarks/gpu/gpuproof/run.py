@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,10 +142,19 @@ class Runner:
             *(str(source) for source in self.models.sources),
             str(self.models.stock.path if self.models.stock else ""),
             f"{self.speed.model} {self.speed.launches} {self.speed.seconds}",
-            *(path.read_text(encoding="utf-8") for path in sorted(INSIDE.glob("*.py"))),
+            *_scripts(step),
         ):
             digest.update(text.encode() + b"\0")
         return digest.hexdigest()
+
+
+def _scripts(step: Step) -> Iterator[str]:
+    """Yield the text of the scripts that a step runs in a tree."""
+    names = {"suite": ("harness", step.part.id), "listing": ("listing",), "guard": ("computes",)}
+    for name in names.get(step.part.kind, ()):
+        path = INSIDE / f"{name}.py"
+        if path.is_file():
+            yield path.read_text(encoding="utf-8")
 
 
 _SIGNS = {

@@ -74,6 +74,8 @@ _INTEGERS = ("abs", "negative", "sign", "square", "add", "floordiv", "maximum", 
 # Where arguments have to lie for a result that a reference can be held against.
 _BETWEEN_0_AND_1 = {"acos", "asin", "atanh", "ndtri", "erfinv"}
 _ABOVE_1 = {"acosh"}
+# A quotient that is rounded to a short type may land on the other side of a whole number.
+_STEPS = {"floordiv", "floormod"}
 _POSITIVE = {"log", "log1p", "rsqrt", "sqrt", "lgamma", "digamma", "reciprocal", "pow", "xlogy"}
 
 
@@ -95,6 +97,8 @@ def _values(np: Any, name: str, shape: tuple[int, ...]) -> Any:
 def _elementwise(tf: Any, np: Any) -> Iterator[Case]:
     for dtype, near in _NEAR.items():
         for name in (*_UNARY, *_BINARY):
+            if name in _STEPS and dtype in ("float16", "bfloat16"):
+                continue
             count = 2 if name in _BINARY else 1
             given = [
                 tf.cast(tf.constant(_values(np, name, (3, 211)) + 0.37 * i), dtype)
