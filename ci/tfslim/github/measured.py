@@ -192,10 +192,11 @@ class _OwnImage:
             started=started,
             environment=environment(used, _ONLY_SIZES),
             sizes=sizes,
-            parity=parity,
             budgets={k: v for k, v in self._wanted.config.budgets.items() if k == "default"},
         )
         record = record.model_copy(update=self._timed(images)).described()
+        # What an image says of itself was said before it was slimmed here.
+        record = record.model_copy(update={"parity": {**record.parity, **parity}})
         digest = (facts.manifest_digest if facts else None) or digest
         return Made(record, subject, images[subject], digest, lambda: [self._push(images[subject])])
 

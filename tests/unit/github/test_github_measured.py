@@ -19,7 +19,12 @@ from tfslim.parity.verdict import Verdict
 from tfslim.report.record import RunRecord
 from tfslim.ui import Ui
 
-SIZE = Inspection.model_validate(small().sizes["inference"].model_dump())
+SIZE = Inspection.model_validate(
+    {
+        **small().sizes["inference"].model_dump(),
+        "gates": [{"name": "zoo", "outcome": "passed"}],  # said before it was slimmed
+    }
+)
 
 
 class _Images:
@@ -166,6 +171,7 @@ def test_what_is_slimmed_stands_beside_what_it_was(rooms: Rooms) -> None:
     assert list(made.record.sizes) == ["stock", "slim"]
     assert (made.subject, made.image) == ("slim", "me/app:abc-slim")
     assert made.record.parity["slim"][0].outcome == "not asked"
+    assert made.record.parity["stock"][0].outcome == "passed"
 
 
 def test_the_answers_to_the_user_s_model_are_compared_too(rooms: Rooms) -> None:
