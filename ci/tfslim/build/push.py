@@ -67,7 +67,7 @@ _REFUSALS = (
         "buildkitd.toml with [registry.HOST] http = true. On 127.0.0.1 nothing is needed.",
     ),
     (
-        r"\b401\b|\b403\b|unauthorized|denied|insufficient_scope|no basic auth"
+        r"\b401\b|\b403\b|unauthorized|\bdenied\b|insufficient_scope|no basic auth"
         r"|authentication required|authorization failed",
         "it asks for another login",
         "docker login HOST, as somebody who may write there. In GitHub Actions, for ghcr.io: a\n"
@@ -85,6 +85,8 @@ _REFUSALS = (
         "Wait, then run the same command again; what has arrived is not sent twice.",
     ),
 )
+# Of a log, only these lines speak of the registry: a step that fails may say "denied" as well.
+_ERROR_LINE = re.compile(r"^(#\d+ )?ERROR: (?!.*(did not complete successfully|resolve source))")
 _NO_ATTESTATION = re.compile(
     r"attestations? (are|is) not supported|unknown .*attest", re.IGNORECASE
 )
@@ -629,14 +631,15 @@ class _Failure:
             )
         if match := _NO_GENERATOR.search(said):
             return _no_generator(match[1].rstrip(":"), tail)
+        errors = "\n".join(line for line in said.splitlines() if _ERROR_LINE.match(line))
         for pattern, what, way_out in _REFUSALS:
-            if re.search(pattern, tail, re.IGNORECASE):
+            if re.search(pattern, errors, re.IGNORECASE):
                 return PushError(
                     f"{host} refuses {self._to.references[0]}: {what}",
                     why=tail,
                     way_out=way_out.replace("HOST", host),
                 )
-        if _BROKEN_OFF.search(tail):
+        if _BROKEN_OFF.search(errors):
             return NetworkError(
                 f"the push of {self._to.references[0]} broke off",
                 why=tail,

@@ -23,7 +23,14 @@ from tfslim.build.push import (
 from tfslim.cli_build import Result, Wish
 from tfslim.config import Config, PushConfig
 from tfslim.engine.engine import Engine
-from tfslim.errors import ConfigError, EngineError, NetworkError, PushError, TfslimError
+from tfslim.errors import (
+    BuildFailedError,
+    ConfigError,
+    EngineError,
+    NetworkError,
+    PushError,
+    TfslimError,
+)
 from tfslim.plan import Build, make_plan
 from tfslim.proc import Completed
 from tfslim.ui import Ui
@@ -298,14 +305,30 @@ def test_an_engine_whose_buildkit_cannot_attest_is_refused_before_anything_is_bu
 @pytest.mark.parametrize(
     ("said", "kind", "words"),
     [
-        ("unexpected status from POST request: 401 Unauthorized", PushError, "docker login ghcr"),
-        ("denied: requested access to the resource is denied", PushError, "docker login ghcr"),
-        ("name unknown: The repository does not exist", PushError, "push.repository"),
-        ("x509: certificate signed by unknown authority", PushError, "certs.d/ghcr.io"),
-        ("http: server gave HTTP response to HTTPS client", PushError, "insecure-registries"),
-        ("toomanyrequests: slow down", PushError, "run the same command again"),
-        ("failed to do request: Put …: write: broken pipe", NetworkError, "run the same"),
-        ("unexpected status from PUT request: 503 Service Unavailable", NetworkError, "again"),
+        (
+            "ERROR: unexpected status from POST request: 401 Unauthorized",
+            PushError,
+            "docker login ghcr",
+        ),
+        (
+            "ERROR: denied: requested access to the resource is denied",
+            PushError,
+            "docker login ghcr",
+        ),
+        ("#6 ERROR: name unknown: The repository does not exist", PushError, "push.repository"),
+        ("ERROR: x509: certificate signed by unknown authority", PushError, "certs.d/ghcr.io"),
+        (
+            "ERROR: http: server gave HTTP response to HTTPS client",
+            PushError,
+            "insecure-registries",
+        ),
+        ("ERROR: toomanyrequests: slow down", PushError, "run the same command again"),
+        ("ERROR: failed to do request: Put …: write: broken pipe", NetworkError, "run the same"),
+        (
+            "ERROR: unexpected status from PUT request: 503 Service Unavailable",
+            NetworkError,
+            "again",
+        ),
         (
             "resolve image config for docker-image://docker.io/docker/buildkit-syft-scanner:stable-1:\n"
             "ERROR: failed to do request: no such host",
@@ -314,6 +337,17 @@ def test_an_engine_whose_buildkit_cannot_attest_is_refused_before_anything_is_bu
         ),
         ("attestations are not supported by the current BuildKit daemon", EngineError, "0.11"),
         ("no space left on device", TfslimError, "prune"),
+        (
+            "#9 31.401 mkdir: Permission denied\n"
+            'ERROR: failed to solve: process "/bin/sh mkdir" did not complete successfully: 1',
+            BuildFailedError,
+            "Correct the Dockerfile",
+        ),
+        (
+            "ERROR: failed to resolve source metadata for docker.io/library/python: no such host",
+            NetworkError,
+            "base-source: debian",
+        ),
     ],
 )
 def test_a_failure_is_told_apart_by_what_was_said(

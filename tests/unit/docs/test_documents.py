@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 from markdown_it import MarkdownIt
+from markdown_it.token import Token
 
 from tfslim.cli import cli
 
@@ -26,12 +27,17 @@ _COMMAND = re.compile(r"(?:^|[|;&]\s*|\$ |sudo |run: )tfslim(?= )(?P<rest>[^|;&`
 _SHELLS = ("", "console", "sh", "bash", "shell", "text")
 
 
+@cache
+def tokens(path: Path) -> list[Token]:
+    """Return a document as its parser sees it."""
+    return MarkdownIt("commonmark").enable("table").parse(path.read_text(encoding="utf-8"))
+
+
 def anchors(path: Path) -> set[str]:
     """Return the anchors that GitHub makes of a document's headings, and those it sets itself."""
     text = path.read_text(encoding="utf-8")
     found: dict[str, int] = {}
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
-    for before, token in pairwise(tokens):
+    for before, token in pairwise(tokens(path)):
         if before.type == "heading_open":
             children = token.children or []
             plain = "".join(c.content for c in children if c.type in ("text", "code_inline"))
@@ -48,7 +54,7 @@ known_anchors = cache(anchors)
 
 def links(path: Path) -> Iterator[str]:
     """Yield the relative links and pictures of a document."""
-    for token in MarkdownIt("commonmark").enable("table").parse(path.read_text(encoding="utf-8")):
+    for token in tokens(path):
         for child in token.children or []:
             target = child.attrGet("href") or child.attrGet("src")
             if isinstance(target, str) and not re.match(r"[a-z]+:", target):
@@ -69,8 +75,7 @@ def test_every_relative_link_leads_to_a_file_and_a_heading(path: Path) -> None:
 
 def shell_lines(path: Path) -> Iterator[str]:
     """Yield lines of shell: of blocks (prompts are cut off), and commands within sentences."""
-    tokens = MarkdownIt("commonmark").enable("table").parse(path.read_text(encoding="utf-8"))
-    for token in tokens:
+    for token in tokens(path):
         if token.type in ("fence", "code_block") and token.info.strip() in _SHELLS:
             lines = token.content.replace("\\\n", " ").splitlines()
             prompts = [line[2:] for line in lines if line.startswith("$ ")]
