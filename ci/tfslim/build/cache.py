@@ -7,6 +7,7 @@ complete. Blobs that two variants share are hard links to one file.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -62,7 +63,21 @@ class LocalCache:
 
     @contextmanager
     def export(self, variant: str, digest: str) -> Iterator[str]:
-        """Give the address to export to, and keep what was exported if the build succeeds."""
+        """Give the address to export to, and keep what was exported if the build succeeds.
+
+        Of several processes one exports at a time; the others wait for their turn.
+        """
+        self._dir.mkdir(parents=True, exist_ok=True)
+        turn = os.open(self._dir, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX)
+            with self._exported(variant, digest) as destination:
+                yield destination
+        finally:
+            os.close(turn)
+
+    @contextmanager
+    def _exported(self, variant: str, digest: str) -> Iterator[str]:
         current, new, old = (self._dir / name for name in (variant, ".new", ".old"))
         for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
