@@ -69,7 +69,7 @@ def test_a_token_that_may_not_write(pulled: World) -> None:
     pulled.use(step(dockerfile="Dockerfile", baseline="none"))
     pulled.push_to_pull()
     secret = "ghs_AThirdL0ngTokenOfAJobWithoutThePermission2342"
-    pulled.fake.state.token(secret, permissions={"metadata": "read", "contents": "read"})
+    pulled.fake.state.token(secret, permissions={"contents": "read", "pull_requests": "read"})
     run = pulled.pull_request(token=secret).expect(measure="success")
     assert not pulled.comments
     told = " ".join(one.message for one in run.annotations_of("tfslim")) + run.log

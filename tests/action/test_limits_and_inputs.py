@@ -58,15 +58,25 @@ def test_a_dockerfile_that_does_not_build(world: World) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], list[str]]] = [
-    ({"max_pull": "800 potatoes"}, ["max-pull", "800 potatoes", "800 MB"]),
+    (
+        {
+            "id": "My Report!",
+            "launches": "many",
+            "build_args": "no value",
+            "bench": "size",
+            "comment": "perhaps",
+        },
+        [
+            *("id: 'My Report!'", "launches: 'many'", "build-args: 'no value'"),
+            *("bench: 'size'", "did you mean 'sizes'", "comment: 'perhaps'"),
+        ],
+    ),
     ({"mode": "runn"}, ["mode", "runn", "did you mean 'run'"]),
-    ({"id": "My Report!"}, ["id", "My Report!"]),
-    ({"dockerfile": "Dockerfil"}, ["dockerfile", "Dockerfil"]),
+    ({"dockerfile": "Dockerfil"}, ["dockerfile: Dockerfil"]),
+    ({"max_pull": "800 potatoes"}, ["max-pull", "800 potatoes", "800 MB"]),
     ({"variants": "stoc", "dockerfile": ""}, ["variants", "stoc"]),
-    ({"launches": "many"}, ["launches", "many"]),
     ({"python": "/nowhere/python"}, ["python", "/nowhere/python"]),
     ({"report_dir": "."}, ["report-dir"]),
-    ({"build_args": "no value"}, ["build-args", "no value"]),
 ]
 
 
