@@ -20,9 +20,12 @@ def _lines(document: ProofDocument) -> Iterator[str]:
     machine = document.environment
     gpus = ", ".join(f"{gpu.name} (driver {gpu.driver})" for gpu in machine.gpus)
     yield f"# Proof on {gpus if document.device == 'gpu' else 'a CPU: no GPU code was run'}\n"
-    yield f"{document.started:%Y-%m-%d %H:%M} UTC, {document.seconds:.0f} s; {machine.cpu}, "
-    yield f"{machine.cpus} processors, {human_bytes(machine.memory_bytes)}; tfslim "
-    yield f"{machine.tfslim}, commit {machine.source.commit[:12] or 'unknown'}.\n"
+    commit = machine.source.commit[:12] or "unknown"
+    yield (
+        f"{document.started:%Y-%m-%d %H:%M} UTC, {document.seconds:.0f} s; {machine.cpu}, "
+        f"{machine.cpus} processors, {human_bytes(machine.memory_bytes)}; tfslim {machine.tfslim}, "
+        f"commit {commit}.\n"
+    )
     yield f"    {document.command}\n"
     yield "| tree | role | kind | profile | serves | bytes |"
     yield "|---|---|---|---|---|---|"

@@ -27,7 +27,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-_SAMPLE = 64  # values kept of each output
+_SAMPLE = 16  # values kept of each output
 _STEADY_SECONDS = 0.05
 _STEADY_CALLS = 20
 _MESSAGE = 2000
