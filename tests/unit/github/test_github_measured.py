@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from docker.errors import ImageNotFound
@@ -249,3 +249,54 @@ def test_a_gpu_that_is_required_and_missing_is_no_note(
 )
 def test_a_tag_is_taken_off_and_a_port_is_not(reference: str, without: str) -> None:
     assert measured._without_tag(reference) == without
+
+
+class _Line:
+    """A run over variants that builds nothing."""
+
+    made: ClassVar[list[_Line]] = []
+
+    def __init__(self, config: Any, builds: list[Any], ui: Ui, *, setup_engine: bool) -> None:
+        self.builds, self.asked = builds, [("setup", setup_engine)]
+        self.engine = _Engine(set(), set())
+        _Line.made.append(self)
+
+    def check_push(self) -> None:
+        self.asked.append(("check", True))
+
+    def bench(self, only: str, *, folder: Path) -> RunRecord:
+        self.asked.append(("bench", only))
+        return small(sizes={build.variant: SIZE for build in self.builds})
+
+    def push(self, images: list[Any]) -> list[Any]:
+        self.asked.append(("push", True))
+        return []
+
+
+@pytest.fixture
+def line(rooms: Rooms, monkeypatch: pytest.MonkeyPatch) -> type[_Line]:
+    _Line.made.clear()
+    monkeypatch.setattr(measured, "Line", _Line)
+    monkeypatch.setattr(measured, "_as_root", lambda: True)
+    return _Line
+
+
+@pytest.mark.parametrize("bench", ["sizes", "throughput", "full"])
+def test_variants_are_measured_as_they_are_asked_for(line: type[_Line], bench: str) -> None:
+    made = _made(variants="stock, inference", bench=bench)
+    assert line.made[0].asked == [("setup", True), ("bench", bench)]
+    assert [build.variant for build in line.made[0].builds] == ["stock", "inference"]
+    assert (made.subject, made.image) == ("inference", "tfslim/inference:2.21.0-py3.13")
+
+
+def test_cold_starts_alone_are_sizes_and_starts(line: type[_Line], rooms: Rooms) -> None:
+    with pytest.raises(ServiceError):
+        _made(variants="inference", bench="cold-start")
+    assert line.made[0].asked[-1] == ("bench", "sizes")
+    assert rooms.timed == [["inference"]]
+
+
+def test_a_push_that_cannot_be_is_told_before_anything_is_built(line: type[_Line]) -> None:
+    made = _made(variants="inference", push="ghcr.io/me/app")
+    made.push()
+    assert [name for name, _ in line.made[0].asked] == ["setup", "check", "bench", "push"]
