@@ -1,11 +1,12 @@
 """What compiling PTX ahead of time takes and gives: modules, failures, CPU seconds, bytes.
 
-Usage: python measure.py TREE [--cuda-arch 90]… [--ptxas PATH] [-o FOLDER]
+Usage: python measure.py TREE [--cuda-arch 90]… [--ptxas PATH] [--cache FOLDER] [-o FOLDER]
 
 TREE is a virtual environment with tensorflow[and-cuda]; it is not changed. Its libraries are copied
 (hard links where that is possible) and slimmed with profile arch for each GPU, without and with
---aot: once with an empty cache, and the plan once more out of the cache. Every file is proved while
-it is written, so a result is also a proof; what a GPU says of the code is not measured here. Writes
+--aot: once with an empty cache, and the plan once more out of the cache. (--cache keeps what was
+compiled; CPU seconds are then those of what was not there yet.) Every file is proved while it is
+written, so a result is also a proof; what a GPU says of the code is not measured here. Writes
 aot.json and aot.md.
 """
 
@@ -42,21 +43,23 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("tree", type=Path)
     parser.add_argument("--cuda-arch", action="append", help=f"default: {', '.join(GPUS)}")
     parser.add_argument("--ptxas", type=Path, help="in place of the tree's own")
+    parser.add_argument("--cache", type=Path, help="keep what is compiled")
     parser.add_argument("-o", "--output", type=Path, default=Path(__file__).parent / "results")
     asked = parser.parse_args(arguments)
     gpus = asked.cuda_arch or list(GPUS)
     options = "".join(f" --cuda-arch {gpu}" for gpu in gpus)
     document = {
         "command": f"python benchmarks/aot/measure.py TREE{options}"
-        + (" --ptxas PATH" if asked.ptxas else ""),
+        + (" --ptxas PATH" if asked.ptxas else "")
+        + (" --cache FOLDER" if asked.cache else ""),
         "tensorflow": _version(asked.tree, "tensorflow"),
         "machine": {
             "cpus": len(os.sched_getaffinity(0)),
             "cpu": _cpu(),
-            "system": platform.platform(),
+            "system": platform.system(),
         },
         "on_a_gpu": "not measured: there was none",
-        "runs": [measured(asked.tree, gpu, asked.ptxas) for gpu in gpus],
+        "runs": [measured(asked.tree, gpu, asked.ptxas, asked.cache) for gpu in gpus],
     }
     asked.output.mkdir(parents=True, exist_ok=True)
     (asked.output / "aot.json").write_text(json.dumps(document, indent=1) + "\n")
@@ -66,12 +69,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def measured(tree: Path, gpu: str, ptxas: Path | None) -> dict[str, Any]:
+def measured(tree: Path, gpu: str, ptxas: Path | None, kept: Path | None) -> dict[str, Any]:
     """Slim the libraries of a tree for one GPU (or several), with and without compiling."""
     ui = Ui()
     with libraries(tree) as copy, tempfile.TemporaryDirectory(prefix="aot-cache-") as cache:
         plain = planned(copy, gpu, None, ui)
-        settings = Settings(ptxas, Path(cache))
+        settings = Settings(ptxas, kept or Path(cache))
         plan = planned(copy, gpu, settings, ui)
         started = time.monotonic()
         again = planned(copy, gpu, settings, ui)
@@ -160,13 +163,15 @@ def _cpu() -> str:
 def table(document: dict[str, Any]) -> str:
     """Return the figures as Markdown."""
     rows = [
-        "| GPU | modules | programs | failed | stay PTX | PTX, MB | machine code, MB | CPU s | s |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| GPU | modules | programs | compiled | from cache | failed | stay PTX "
+        "| PTX, MB | machine code, MB | CPU s | s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for run in document["runs"]:
         left = sum(run["compiled_at_first_use_after"].values())
         rows += [
-            f"| {one['arch']} | {one['modules']} | {one['programs']} | {one['failed']} | "
+            f"| {one['arch']} | {one['modules']} | {one['programs']} | "
+            f"{one['compiled']} | {one['from_cache']} | {one['failed']} | "
             f"{left} | {one['ptx_bytes'] / 1e6:.1f} | {one['cubin_bytes'] / 1e6:.1f} | "
             f"{one['cpu_seconds']:.0f} | {one['seconds']:.0f} |"
             for one in run["archs"]
