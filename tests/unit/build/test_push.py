@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from click.testing import CliRunner
 
 from tfslim.build.bake import BuiltImage
 from tfslim.build.bases import Base
@@ -20,6 +21,7 @@ from tfslim.build.push import (
     push_image,
     with_push,
 )
+from tfslim.cli import cli
 from tfslim.cli_build import Result, Wish
 from tfslim.config import Config, PushConfig
 from tfslim.engine.engine import Engine
@@ -379,3 +381,53 @@ def test_json_of_a_build_has_what_was_pushed_beside_each_image(tmp_path: Path) -
     assert item["pushed"]["pinned"] == f"ghcr.io/org/models/inference@{INDEX}"
     assert any("ghcr.io/org/models/inference:" in line for line in result.lines())
     assert "pushed" not in Result([image]).as_data()[0]
+
+
+class FakeLine:
+    """Notes what the verb asks for, in order; `refuses` as check_push does."""
+
+    asked: list[str] = []  # noqa: RUF012 (each test sets its own)
+    refuses = False
+    engine = FakeEngine()
+
+    def __init__(self, config: Config, *_: object, **__: object) -> None:
+        self.asked.append(str(config.push.repository))
+
+    def check_push(self) -> None:
+        self.asked.append("check")
+        if self.refuses:
+            raise PushError("no")
+
+    def build(self) -> list[BuiltImage]:
+        self.asked.append("build")
+        return []
+
+    def push(self, built: Sequence[BuiltImage]) -> list[PushedImage]:
+        self.asked.append("push")
+        return []
+
+
+@pytest.mark.parametrize(
+    ("args", "refuses", "asked"),
+    [
+        (["stock"], False, ["None", "build"]),
+        (["stock", "--push-to", "ghcr.io/o/m"], False, ["ghcr.io/o/m", "check", "build", "push"]),
+        (["stock", "--push-to", "ghcr.io/o/m"], True, ["ghcr.io/o/m", "check"]),
+        (["stock", "--push"], False, []),
+    ],
+)
+def test_build_refuses_a_push_that_cannot_be_before_it_builds(
+    args: list[str],
+    refuses: bool,
+    asked: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tfslim.pipeline.Line", FakeLine)
+    monkeypatch.setattr(FakeLine, "asked", [])
+    monkeypatch.setattr(FakeLine, "refuses", refuses)
+    result = CliRunner().invoke(cli, ["build", *args])
+    assert FakeLine.asked == asked
+    ended_well = asked[-1:] in (["build"], ["push"])
+    assert (result.exception is None) == ended_well
