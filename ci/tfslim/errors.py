@@ -79,7 +79,7 @@ class DiskError(TfslimError):
 
 
 class NetworkError(TfslimError):
-    """A registry or package index cannot be reached."""
+    """A registry, package index or GitHub's API cannot be reached, or refuses."""
 
     exit_code = 5
     label = "network"

@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 from tfslim.errors import InputError
 from tfslim.github.state import STATE_FILE, JobState
 from tfslim.report.inert import plain
+from tfslim.report.measures import measures
 from tfslim.report.reading import MAX_BYTES
 from tfslim.report.record import RunRecord
 
@@ -32,6 +33,8 @@ _MOST_MEMBERS: Final = 2_000
 _MOST_UNPACKED: Final = 512 << 20  # bytes that all members say they have
 _MOST_OF: Final = {_RECORD: MAX_BYTES, STATE_FILE: 256 << 10, _SAMPLES: 16 << 20}
 _MOST_SAMPLES: Final = 32 << 20  # bytes of samples, unpacked
+_MOST_SUBJECTS: Final = 200
+_MOST_MEASURES: Final = 5_000  # with so many a report takes some seconds
 _LONGEST_NAME: Final = 300
 _KINDS: Final = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENTRY: Final = b"PK\x01\x02"  # begins each entry of a zip's directory
@@ -76,11 +79,21 @@ def open_parcel(path: Path) -> Parcel:
     _check_samples(files.get(_SAMPLES))
     try:
         record = RunRecord.parse(files[_RECORD], name=_RECORD, beside=files.get)
+        _check_amounts(record)
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 (what a stranger wrote must not end in a traceback)
         _refuse(f"its {_RECORD} cannot be read: {type(error).__name__}")
     return Parcel(state, record)
+
+
+def _check_amounts(record: RunRecord) -> None:
+    """Refuse more than any run has: the time that a report takes grows with the square of it."""
+    if len(record.subjects) > _MOST_SUBJECTS:
+        _refuse(f"its {_RECORD} is of more than {_MOST_SUBJECTS} images")
+    parts = (part.model_copy(update={"others": []}) for part in record.parts)
+    if sum(len(measures(part)) for part in parts) > _MOST_MEASURES:
+        _refuse(f"its {_RECORD} has more than {_MOST_MEASURES} measures")
 
 
 def _read(content: bytes) -> dict[str, bytes]:

@@ -183,6 +183,21 @@ def test_records_that_are_none(tmp_path: Path, record: bytes) -> None:
     assert "report.json" in _refused(zipped({**_files(), "report.json": record}), tmp_path)
 
 
+def test_a_record_of_thousands_of_images_is_refused(tmp_path: Path) -> None:
+    sizes = dict.fromkeys(map(str, range(201)), run_records.inspection())
+    record = json.dumps(run_records.document(sizes=sizes)).encode()
+    told = _refused(zipped({**_files(), "report.json": record}), tmp_path)
+    assert "more than 200 images" in told
+
+
+def test_a_record_of_thousands_of_measures_is_refused(tmp_path: Path) -> None:
+    runs = [run_records.http_run("app", 1.0) for _ in range(5_001)]
+    runs = [{**run, "batch_size": number + 1} for number, run in enumerate(runs)]
+    record = json.dumps(run_records.document(http=runs)).encode()
+    told = _refused(zipped({**_files(), "report.json": record}), tmp_path)
+    assert "more than 5000 measures" in told
+
+
 @pytest.mark.parametrize(
     "state",
     [
