@@ -7,9 +7,12 @@ ctrl-C or an error ends the whole tree, not only the first process.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import subprocess
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ __all__ = ["Completed", "background", "run", "stream"]
 
 _TAIL_LINES = 60
 _GRACE_SECONDS = 20.0
+_LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def run(
     cwd: Path | None = None,
     stdin: str | None = None,
     timeout: float | None = None,
+    stop: threading.Event | None = None,
 ) -> Completed:
     """Run a command to its end and return what it said; a failure is a value, not an exception.
 
@@ -66,17 +71,41 @@ def run(
         cwd: Folder to run in.
         stdin: Text for its standard input; nothing is attached without it.
         timeout: Seconds after which its process group is ended (exit status 124).
+        stop: When this is set, from another thread, the same happens within a second.
     """
     with _started(argv, env=env, cwd=cwd, stderr=subprocess.PIPE, stdin=stdin is not None) as child:
         if child is None:
             return Completed(tuple(argv), 127, "", f"{argv[0]}: not found")
         try:
-            out, err = child.communicate(stdin, timeout=timeout)
+            out, err = _said(child, stdin, timeout, stop)
         except subprocess.TimeoutExpired:
             _end(child)
             out, err = child.communicate()
             return Completed(tuple(argv), 124, out, f"{err}\ntimed out after {timeout} s".strip())
         return Completed(tuple(argv), child.returncode, out, err)
+
+
+def _said(
+    child: subprocess.Popen[str],
+    stdin: str | None,
+    timeout: float | None,
+    stop: threading.Event | None,
+) -> tuple[str, str]:
+    """Return what a process says until its end.
+
+    Raises:
+        TimeoutExpired: It takes longer than it may, or was to be stopped.
+    """
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while True:
+        left = end - time.monotonic()
+        wait = left if stop is None else min(left, _LOOK_SECONDS)
+        try:
+            return child.communicate(stdin, timeout=None if math.isinf(wait) else max(wait, 0.0))
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= end or (stop is not None and stop.is_set()):
+                raise
+            stdin = None  # sent already
 
 
 def stream(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from tfslim.slim.recompress import expanded
 from tfslim.slim.rules import make_policy
 from tfslim.slim.serving import Serving, serving
 from tfslim.slim.verify import verify_file
+from tfslim.ui import Step
 
 OLD = entry(CUBIN, 80, fake_ptxas.cubin(80, ["old"], pad=4000))
 
@@ -403,3 +406,29 @@ def test_a_plan_with_it_can_be_saved(place: Place) -> None:
     (new,) = saved["files"][0]["cuts"]["containers"][0]["new"]
     assert (new["sm"], new["packed"]) == (90, "none")
     assert saved["aot"]["ptxas"] == fake_ptxas.VERSION
+
+
+def running() -> Iterator[bytes]:
+    """Yield the command lines of all processes."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes()
+
+
+def test_an_interrupted_run_ends_its_compilers_and_keeps_what_is_done(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.put(container(OLD, ptx("done")), container(OLD, ptx("slow", "hang")))
+
+    def interrupt(_step: Step, detail: str) -> None:
+        """The first module that is done says so; then comes ctrl-C."""
+        if detail.startswith("1 of 2"):
+            raise KeyboardInterrupt
+
+    settings = Settings(place.ptxas, place.cache, jobs=2)
+    policy = make_policy("arch", parse_targets("90"), also=("aot",), keep=("guard",), aot=settings)
+    monkeypatch.setattr(Step, "update", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        make_plan(place.tree, policy)
+    assert not any(str(place.ptxas).encode() in line for line in running())
+    assert len([path for path in place.cache.rglob("*") if path.is_file()]) == 1

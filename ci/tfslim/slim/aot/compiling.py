@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -189,6 +190,7 @@ def _compile_arch(
     title = f"Compiling {len(programs)} modules for {arch} (ptxas {ptxas.version})"
     results: dict[str, _Result] = {}
     workers = jobs or len(os.sched_getaffinity(0))
+    stop = threading.Event()
     with (
         ui.step(title, float(sum(program.module.size for program in programs))) as step,
         ThreadPoolExecutor(workers) as pool,
@@ -200,13 +202,15 @@ def _compile_arch(
                     results[program.key] = _result(cubin, cached=True)
                     step.advance(program.module.size)
                     continue
-                futures[pool.submit(_compile_one, program, ptxas, store, timeout)] = program
+                work = pool.submit(_compile_one, program, ptxas, store, timeout, stop)
+                futures[work] = program
             for future in as_completed(futures):
                 program = futures[future]
                 results[program.key] = future.result()
                 step.update(f"{len(results)} of {len(programs)}: {program.path.name}")
                 step.advance(program.module.size)
-        except BaseException:
+        except BaseException:  # ctrl-C: what is done is kept, what runs is ended
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results
@@ -219,9 +223,11 @@ def _with_cached(
         yield program, store.get(program.key)
 
 
-def _compile_one(program: _Program, ptxas: Ptxas, store: Store, timeout: float) -> _Result:
+def _compile_one(
+    program: _Program, ptxas: Ptxas, store: Store, timeout: float, stop: threading.Event
+) -> _Result:
     module = program.module
-    made = ptxas.compile(_text(program), module.arch, module.options, timeout=timeout)
+    made = ptxas.compile(_text(program), module.arch, module.options, timeout=timeout, stop=stop)
     if made.cubin is None:
         return _Result("", 0, cached=False, why=made.why)
     store.put(program.key, made.cubin)

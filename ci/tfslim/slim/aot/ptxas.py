@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,13 @@ class Ptxas:
     archs: frozenset[str]
 
     def compile(
-        self, ptx: bytes, arch: str, options: Iterable[str] = (), *, timeout: float
+        self,
+        ptx: bytes,
+        arch: str,
+        options: Iterable[str] = (),
+        *,
+        timeout: float,
+        stop: threading.Event | None = None,
     ) -> Compiled:
         """Compile one PTX as the driver would: everything but the architecture by default.
 
@@ -64,12 +71,13 @@ class Ptxas:
             arch: As in "sm_90a".
             options: More of the compiler's options.
             timeout: Seconds after which it is ended.
+            stop: When this is set, it is ended.
         """
         with tempfile.TemporaryDirectory(prefix="tfslim-aot-") as folder:
             source, target = Path(folder, "module.ptx"), Path(folder, "module.cubin")
             source.write_bytes(ptx)
             argv = [str(self.path), f"-arch={arch}", *options, str(source), "-o", str(target)]
-            done = proc.run(argv, timeout=timeout)
+            done = proc.run(argv, timeout=timeout, stop=stop)
             if not done.ok:
                 return Compiled(None, _why(done, timeout))
             cubin = target.read_bytes() if target.is_file() else b""

@@ -265,6 +265,8 @@ def tell() -> None:
     ptx = ", newer ones through PTX" if known["ptx"] else ""
     driver = f"; driver {known['driver']} or newer" if known["driver"] else ""
     print(f"Slimmed by tfslim, profile {known['profile']}. GPUs served: {served}{ptx}{driver}.")
+    for sm, count in sorted(known.get("jit", {}).items()):
+        print(f"Compiled from PTX at first use on sm_{sm}: {count} modules; --aot has it done.")
     for name, rule in sorted(known["rules"].items()):
         gone = sorted(key for key, value in known["modules"].items() if value == name)
         gone += sorted(key for key, value in known["libraries"].items() if value == name)
