@@ -4,15 +4,20 @@
 cyclic garbage collector goes through them again and again meanwhile. Here it rests until the import
 has ended, and what exists then is set aside (`gc.freeze`), so that no later collection visits it.
 
-**Later.** TensorFlow imports Keras at the end of its own import, and whole second copies of its
-names (`tf.compat`) and of its converters (`tf.lite`) before. Each is imported when a program first
-uses it instead. TensorFlow itself has Keras come later (`KerasLazyLoader`), and takes an import
-that fails for one that was not wanted.
+**Later.** TensorFlow imports Keras at the end of its own import, and before that whole second
+copies of its names (`tf.compat`), its converters (`tf.lite`), and inside itself an older Keras
+(for a few names of `tf.nn`, `tf.train` and `tf.feature_column`), and distribution strategies. Each
+is imported when a program first uses it instead. TensorFlow itself has Keras come later
+(`KerasLazyLoader`), and takes an import that fails for one that was not wanted. The others are
+packages of names; the code lies in modules that any import finds as ever. All that these register
+when they are imported, and others ask for, is the older Keras' optimizer, for
+`tf.saved_model.load`: it is imported when that looks it up (`defer`).
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.machinery
 import importlib.util
 import os
@@ -26,7 +31,17 @@ _MOST_OBJECTS = 200_000
 # From here on a module that is loaded on first use may be used by several threads at once
 # (python/cpython#117178).
 _LAZY_PYTHON = (3, 13)
-_LATER = ("tensorflow._api.v2.compat", "tensorflow._api.v2.lite")
+_LATER = frozenset(
+    f"tensorflow._api.v2.{name}"
+    for name in (
+        *("compat", "data", "distribute", "experimental", "feature_column", "lite", "lookup"),
+        *("mlir", "nn", "profiler", "signal", "summary", "test", "train", "xla"),
+        *("__internal__.distribute", "__internal__.feature_column", "__internal__.test"),
+    )
+)
+_REGISTRY = "tensorflow.python.saved_model.revived_types"
+_OPTIMIZERS = "tensorflow.python.keras.optimizer_v2.optimizer_v2"
+_OPTIMIZER = "tf_deprecated_optimizer"  # what that module registers
 
 
 def wants_rest() -> bool:
@@ -95,8 +110,29 @@ def later() -> Iterator[None]:
     sys.meta_path.insert(0, Later)
     try:
         yield
+        defer()
     finally:
         sys.meta_path.remove(Later)
+
+
+class Deferred:
+    """Registrations of a module that is imported when somebody looks at them."""
+
+    def __init__(self, registry: dict[str, Any]) -> None:
+        self._registry = registry
+
+    def __iter__(self) -> Iterator[Any]:
+        """Import the module, which puts its own registrations in the place of these; yield them."""
+        importlib.import_module(_OPTIMIZERS)
+        found = self._registry[_OPTIMIZER][1]
+        return iter(() if found is self else found)
+
+
+def defer() -> None:
+    """Keep a place for what the older Keras registers when it is imported."""
+    registry = getattr(sys.modules.get(_REGISTRY), "_REVIVED_TYPE_REGISTRY", None)
+    if isinstance(registry, dict) and _OPTIMIZERS not in sys.modules:
+        registry.setdefault(_OPTIMIZER, (lambda _: False, Deferred(registry)))
 
 
 def faster(spec: Any) -> Any:
