@@ -2,8 +2,8 @@
 
     python benchmarks/gpu/prove.py slim=PACK_OR_TREE [NAME=…] [--stock NAME=…] [--wrong NAME=…]
 
-Needs tfslim and its dependencies; no container engine, no network. A tree is a virtual environment,
-a root file system, or a folder made by `tfslim pack`. Finished steps are kept in the state folder:
+Needs this checkout and tfslim's dependencies; no container engine, no network. A tree is a virtual
+environment, a root file system, or a folder made by `tfslim pack`. Finished steps are kept in the state folder:
 the same command again goes on where it stopped. docs/gpu-proof.md tells the rest.
 """
 
@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+# This checkout's tfslim, whatever is installed: only what it needs has to be.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "ci"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from gpuproof import judge
