@@ -3,8 +3,8 @@
     python benchmarks/gpu/prove.py slim=PACK_OR_TREE [NAME=…] [--stock NAME=…] [--wrong NAME=…]
 
 Needs this checkout and tfslim's dependencies; no container engine, no network. A tree is a virtual
-environment, a root file system, or a folder made by `tfslim pack`. Finished steps are kept in the state folder:
-the same command again goes on where it stopped. docs/gpu-proof.md tells the rest.
+environment, a root file system, or a folder made by `tfslim pack`. Finished steps are kept in the
+state folder: the same command again goes on where it stopped. docs/gpu-proof.md tells the rest.
 """
 
 from __future__ import annotations
