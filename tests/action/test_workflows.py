@@ -285,15 +285,22 @@ def own_pr_comment(itself: World) -> None:
 
 @own("release.yml")
 def release(itself: World) -> None:
-    version = "0.1.0"
-    text = (itself.repository.folder / "CHANGELOG.md").read_text()
+    folder, version = itself.repository.folder, "1.0.0"  # versions 0.x have no tag that moves
     dated = f"## [Unreleased]\n\n## [{version}] - 2026-01-02\n"
-    text = text.replace("## [Unreleased]\n", dated, 1)
-    itself.repository.commit({"CHANGELOG.md": text}, "Release")
+    changes = {
+        "pyproject.toml": ('version = "0.1.0"', f'version = "{version}"'),
+        "ci/tfslim/__init__.py": ("0.1.0", version),
+        ".github/workflows/images.yml": ("@v0.1.0", f"@v{version}"),
+        "CHANGELOG.md": ("## [Unreleased]\n", dated),
+    }
+    files: dict[str, str | bytes] = {
+        name: (folder / name).read_text().replace(*change) for name, change in changes.items()
+    }
+    itself.repository.commit(files, "Release")
     itself.repository.git("tag", f"v{version}")
     run = itself.push("release.yml", ref=f"refs/tags/v{version}")
     run.expect(verify="success", attest="success", publish="success")
     told = "\n".join(itself.programs)
     assert f"attest release/tfslim-action-{version}.tar.gz" in told
     assert f"gh release create v{version}" in told
-    assert "refs/tags/v0" in told
+    assert "refs/tags/v1" in told
