@@ -241,3 +241,28 @@ def test_later_can_be_switched_off(with_keras: Path, switch: dict[str, str]) -> 
         "keras",
         "done",
     ]
+
+
+def test_what_is_registered_by_a_module_that_comes_later_is_found_when_it_is_looked_up(
+    tmp_path: Path,
+) -> None:
+    registry = "tensorflow/python/saved_model/revived_types.py"
+    optimizers = "tensorflow/python/keras/optimizer_v2/optimizer_v2.py"
+    packages = ("python", "python/saved_model", "python/keras", "python/keras/optimizer_v2")
+    files = {
+        "tensorflow/__init__.py": "import tensorflow.python.saved_model.revived_types\n",
+        **{f"tensorflow/{one}/__init__.py": "" for one in packages},
+        registry: "_REVIVED_TYPE_REGISTRY = {}\n",
+        optimizers: "print('optimizers')\n"
+        "from tensorflow.python.saved_model.revived_types import _REVIVED_TYPE_REGISTRY as all\n"
+        "all['tf_deprecated_optimizer'] = (bool, ['version 1'])\n",
+    }
+    install(tmp_path, "tensorflow", files)
+    apply_plan(make_plan(tmp_path, make_policy("arch", parse_targets("90"))), tmp_path)
+    look = "all['tf_deprecated_optimizer']"
+    code = (
+        "import tensorflow\n"
+        "from tensorflow.python.saved_model.revived_types import _REVIVED_TYPE_REGISTRY as all\n"
+        f"print('done', {look}[0](None))\nprint(list({look}[1]), {look}[0] is bool)"
+    )
+    assert said(tmp_path, code) == ["done False", "optimizers", "['version 1'] True"]
