@@ -40,6 +40,8 @@ NO_BYTECODE = {"PYTHONPYCACHEPREFIX": "/nonexistent", "PYTHONDONTWRITEBYTECODE":
 WITHOUT = {
     "all levers": NOTHING,
     "without the collector's rest": {"TFSLIM_GC": "off"},
+    "without imports on first use": {"TFSLIM_LAZY": "off"},
+    "without lean models": {"TFSLIM_LEAN": "off"},
     "without read-ahead": {"TFSLIM_PREFETCH": "off"},
     "without bytecode": NO_BYTECODE,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tfserve_app.errors import ModelLoadError
 
-__all__ = ["FROZEN_FILE", "Location", "locate"]
+__all__ = ["FROZEN_FILE", "Location", "locate", "wants_lean"]
 
 FROZEN_FILE = "freeze.json"  # what `python -m tfserve_app.freeze` writes beside its graph
 _GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt", FROZEN_FILE)
@@ -27,6 +27,11 @@ class Location:
 
     path: Path
     version: str
+
+
+def wants_lean() -> bool:
+    """True unless TFSLIM_LEAN=off: models are loaded without functions that no signature needs."""
+    return os.environ.get("TFSLIM_LEAN", "on").strip().lower() != "off"
 
 
 def locate(path: Path) -> Location:

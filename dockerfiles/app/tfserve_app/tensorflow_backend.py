@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -14,7 +15,8 @@ import numpy as np
 
 from tfserve_app.backend import Array, BackendInfo, Signature, TensorSpec
 from tfserve_app.errors import BackendBusyError, InputRejectedError, ModelLoadError
-from tfserve_app.savedmodel import FROZEN_FILE
+from tfserve_app.lean_model import drop_unserved
+from tfserve_app.savedmodel import FROZEN_FILE, wants_lean
 
 __all__ = ["TensorFlowBackend"]
 
@@ -100,10 +102,7 @@ class TensorFlowBackend:
             )
         _refuse_removed_ops(path)
         try:
-            if not _has_lost_optimizer(path):
-                return self._tf.saved_model.load(str(path))
-            log(f"{path}: saved with its optimizer by an older Keras; loading without it")
-            return self._load_without_optimizer(path)
+            return self._load_lean(path, log)
         except Exception as error:
             raise ModelLoadError(
                 f"{path}: TensorFlow {self._tf.__version__} cannot load this SavedModel: "
@@ -111,12 +110,37 @@ class TensorFlowBackend:
                 "(saved_model.pb, variables/, assets/)? Was it exported by a newer TensorFlow?"
             ) from error
 
-    def _load_without_optimizer(self, path: Path) -> Any:
+    def _load_lean(self, path: Path, log: Callable[[str], None]) -> Any:
+        """Load a model without what nobody needs who predicts; as it is where that fails."""
+        graph = _read(path)
+        lost = graph is not None and _has_lost_optimizer(graph)
+        if lost:
+            log(f"{path}: saved with its optimizer by an older Keras; loading without it")
+            _drop_slot_variables(graph)
+        whole = graph.SerializeToString() if lost else None
+        if graph is not None and wants_lean() and _drop_unserved(graph):
+            with contextlib.suppress(Exception):
+                return self._load_shadow(path, graph.SerializeToString(), partial=lost)
+        if whole is not None:
+            return self._load_shadow(path, whole, partial=True)
+        return self._tf.saved_model.load(str(path))
+
+    def _load_shadow(self, path: Path, graph: bytes, *, partial: bool) -> Any:
+        """Load a model's files with another graph.
+
+        Args:
+            path: The model.
+            graph: The encoded SavedModel to be loaded in place of its own.
+            partial: Whether the checkpoint has values that the graph has no place for.
+        """
         shadow = Path(tempfile.mkdtemp(prefix="savedmodel-"))
         try:
-            _link_without_slot_variables(path, shadow)
+            for entry in path.iterdir():
+                if entry.name != "saved_model.pb":
+                    (shadow / entry.name).symlink_to(entry.resolve())
+            (shadow / "saved_model.pb").write_bytes(graph)
             # Without this option it warns of each optimizer value it leaves out.
-            options = self._tf.saved_model.LoadOptions(allow_partial_checkpoint=True)
+            options = self._tf.saved_model.LoadOptions(allow_partial_checkpoint=partial)
             return self._tf.saved_model.load(str(shadow), options=options)
         finally:
             if not (path / "assets").is_dir():  # a graph may read its assets later
@@ -209,21 +233,27 @@ def _first_line(error: Exception) -> str:
     return lines[0][:_MESSAGE_LENGTH]
 
 
-def _has_lost_optimizer(path: Path) -> bool:
-    """True for a SavedModel with the values of an optimizer that Keras 3 no longer knows.
-
-    Loading it as it is fails late, in `add_slot`. TensorFlow looks up an object's type in the same
-    registry; where a model cannot be read, loading it says what is wrong.
-    """
+def _read(path: Path) -> Any:
+    """Return a model's SavedModel message; None where loading it will say what is wrong with it."""
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # noqa: PLC0415
     from tensorflow.core.protobuf import saved_model_pb2  # type: ignore[import-untyped]  # noqa: PLC0415
-    from tensorflow.python.saved_model import revived_types  # type: ignore[import-untyped]  # noqa: PLC0415
 
     graph = saved_model_pb2.SavedModel()
     try:
         graph.ParseFromString((path / "saved_model.pb").read_bytes())
     except (OSError, DecodeError):
-        return False
+        return None
+    return graph
+
+
+def _has_lost_optimizer(graph: Any) -> bool:
+    """True for a SavedModel with the values of an optimizer that Keras 3 no longer knows.
+
+    Loading it as it is fails late, in `add_slot`; predicting needs none of them. TensorFlow looks
+    up an object's type in the same registry.
+    """
+    from tensorflow.python.saved_model import revived_types  # type: ignore[import-untyped]  # noqa: PLC0415
+
     return any(
         node.slot_variables
         and node.WhichOneof("kind") == "user_object"
@@ -233,23 +263,16 @@ def _has_lost_optimizer(path: Path) -> bool:
     )
 
 
-def _link_without_slot_variables(path: Path, shadow: Path) -> None:
-    """Fill `shadow` with links to a SavedModel's files, and its graph without slot variables.
+def _drop_unserved(graph: Any) -> bool:
+    """Drop what only Python calls, in place, if there is one graph; return whether anything was."""
+    return len(graph.meta_graphs) == 1 and drop_unserved(graph.meta_graphs[0])
 
-    They are the optimizer's; Keras 3 can no longer restore them (`_UserObject` has no
-    `add_slot`), and predicting needs none.
-    """
-    from tensorflow.core.protobuf import saved_model_pb2  # noqa: PLC0415
 
-    graph = saved_model_pb2.SavedModel()
-    graph.ParseFromString((path / "saved_model.pb").read_bytes())
+def _drop_slot_variables(graph: Any) -> None:
+    """Drop a SavedModel's slot variables, which are the optimizer's, in place."""
     for meta_graph in graph.meta_graphs:
         for node in meta_graph.object_graph_def.nodes:
             node.ClearField("slot_variables")
             if node.user_object.identifier == "optimizer":
                 # For one of this name TensorFlow would import all of Keras, to know its type.
                 node.user_object.identifier = "_generic_user_object"
-    for entry in path.iterdir():
-        if entry.name != "saved_model.pb":
-            (shadow / entry.name).symlink_to(entry.resolve())
-    (shadow / "saved_model.pb").write_bytes(graph.SerializeToString())

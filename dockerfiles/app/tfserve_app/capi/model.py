@@ -19,7 +19,7 @@ from tfserve_app.capi.metagraph import (
 from tfserve_app.capi.options import SessionOptions
 from tfserve_app.capi.session import Session, load_frozen, load_saved_model, load_text_model
 from tfserve_app.capi.wire import Message
-from tfserve_app.savedmodel import FROZEN_FILE
+from tfserve_app.savedmodel import FROZEN_FILE, wants_lean
 
 __all__ = ["Model", "load_model"]
 
@@ -65,7 +65,7 @@ def load_model(library: Library, path: Path, options: SessionOptions, log: Log) 
     graph = choose(read_meta_graphs(path / "saved_model.pb"))
     _check(path, graph)
     entries = _entries(graph, log)
-    lean = load_lean(library, path, graph, options)
+    lean = load_lean(library, path, graph, options) if wants_lean() else None
     return Model(lean or load_saved_model(library, path, graph.tags, options), entries)
 
 
