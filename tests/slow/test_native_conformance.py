@@ -1,5 +1,7 @@
 """Both backends over real models: the same signatures, the same bits, the same errors. Minutes.
 
+What both are compared with is Python's TensorFlow, which loads each model as it is (TFSLIM_LEAN=off).
+
 TFSLIM_STOCK_TREE=/path/to/venv pytest -m slow tests/slow/test_native_conformance.py
 """
 
@@ -64,11 +66,16 @@ def answers(models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     """What each backend answered: {backend: {model: …}}."""
     out = tmp_path_factory.mktemp("answers")
     found: dict[str, Any] = {}
-    for backend in ("tensorflow", "capi"):
-        file = out / f"{backend}.pickle"
-        stock(HERE / "native_driver.py", backend, file, *models.values())
+    sides = {
+        "tensorflow": ("tensorflow", "off"),
+        "lean": ("tensorflow", "on"),
+        "capi": ("capi", "on"),
+    }
+    for side, (backend, lean) in sides.items():
+        file = out / f"{side}.pickle"
+        stock(HERE / "native_driver.py", backend, file, *models.values(), TFSLIM_LEAN=lean)
         by_path = pickle.loads(file.read_bytes())
-        found[backend] = {name: by_path[str(path)] for name, path in models.items()}
+        found[side] = {name: by_path[str(path)] for name, path in models.items()}
     return found
 
 
@@ -92,8 +99,9 @@ def assert_same(ours: object, theirs: object) -> None:
 @pytest.mark.parametrize(
     "name", [*ZOO, *DEMOS, *(name for name in CORNERS if name not in ("two-graphs", "mute"))]
 )
-def test_the_backends_agree(answers: dict[str, Any], name: str) -> None:
-    ours, theirs = answers["capi"][name], answers["tensorflow"][name]
+@pytest.mark.parametrize("side", ["capi", "lean"])
+def test_the_backends_agree(answers: dict[str, Any], side: str, name: str) -> None:
+    ours, theirs = answers[side][name], answers["tensorflow"][name]
     assert "failed" not in ours, ours
     assert ours["signatures"] == theirs["signatures"]
     assert ours["answers"].keys() == theirs["answers"].keys()
