@@ -1,6 +1,6 @@
 """Both backends over real models: the same signatures, the same bits, the same errors. Minutes.
 
-What both are compared with is Python's TensorFlow, which loads each model as it is (TFSLIM_LEAN=off).
+Both are compared with Python's TensorFlow that loads each model as it is (TFSLIM_LEAN=off).
 
 TFSLIM_STOCK_TREE=/path/to/venv pytest -m slow tests/slow/test_native_conformance.py
 """
