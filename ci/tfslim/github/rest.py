@@ -229,7 +229,7 @@ class Rest:
 
     def _pause(self, reply: Reply, attempt: int) -> float | None:
         """Return the seconds to wait before asking again; None where it would not help."""
-        if _limited(reply):
+        if _limited(reply) or (reply.status >= 500 and "retry-after" in reply.headers):
             named = _named_pause(reply.headers, self._clock.now())
             # Not all at once when a limit ends.
             return named + self._clock.jitter() if named is not None else _SECONDARY_PAUSE_S

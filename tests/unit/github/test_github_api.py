@@ -59,7 +59,7 @@ def test_patience_is_of_the_whole_client(github: World) -> None:
     assert sum(github.time.slept) <= 4.0
 
 
-@pytest.mark.parametrize("status", [429, 403])
+@pytest.mark.parametrize("status", [429, 403, 503])
 def test_retry_after_is_obeyed(github: World, status: int) -> None:
     github.state.fault(status, headers={"retry-after": "7"})
     github.api().pull(HERE, 5)
