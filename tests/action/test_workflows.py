@@ -230,6 +230,12 @@ def fork_gpu(small: World) -> None:
     pushed = small.pull_request(workflow=name, event=event, label="gpu-ok", skipped=["bench"])
     pushed.expect(unlabel="success")
     assert any("DELETE" in line and "gpu-ok" in line for line in small.programs)
+    # The label itself: measured, here as far as there is no GPU.
+    labelled = small.pull_request(
+        workflow=name, event=event, action="labeled", label="gpu-ok", skipped=["unlabel"]
+    )
+    labelled.expect(bench="failure")
+    assert any("GPU" in one.message and "fork" not in one.message for one in labelled.annotations)
 
 
 @template("matrix.yml")
