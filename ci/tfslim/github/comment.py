@@ -26,6 +26,7 @@ Wish = Literal["auto", "always", "never"]
 Done = Literal["created", "updated", "unchanged", "skipped", "failed"]
 
 _RUN: Final = re.compile(r"<!-- tfslim-run:(\d{1,19})\.(\d{1,9}) -->")
+_REMARKS: Final = "<!-- tfslim-remarks -->"
 _MARKER_LINE: Final = re.compile(r"\A\s*<!-- tfslim-report:[^\n]*-->[^\S\n]*\n?")
 # Rows of a report that are of the moment: a report that differs in these alone is the same.
 _MOMENT: Final = re.compile(r"^\| (started|load when it began|job|commit) \|.*\n", re.MULTILINE)
@@ -144,8 +145,8 @@ def body_of(text: str, origin: Origin, *, remarks: str = "") -> str:
     """
     report = _MARKER_LINE.sub("", text).rstrip("\n")
     footer = _footer(origin)
-    parts = [report, remarks, footer]
-    body = "\n\n".join([f"{marker(origin.report_id)}\n{parts[0]}", *filter(None, parts[1:])])
+    below = f"{_REMARKS}\n{remarks}" if remarks else ""
+    body = "\n\n".join(filter(None, [f"{marker(origin.report_id)}\n{report}", below, footer]))
     if _fits(body):
         return body + "\n"
     # A report is made to fit; this is for one that somebody else wrote.
@@ -217,8 +218,11 @@ def upsert(
 
 
 def normalised(body: str) -> str:
-    """Return what of a comment makes it differ from another: not its run, not its moment."""
-    text = body.replace("\r\n", "\n").partition("<!-- tfslim-run:")[0]
+    """Return what of a comment makes it differ from another: not its run, not its moment.
+
+    Nor the remarks: a run's own comment and the one that `publish` makes of it are the same report.
+    """
+    text = re.split(r"<!-- tfslim-(?:remarks|run)\b", body.replace("\r\n", "\n"))[0]
     lines = (line.rstrip() for line in _MOMENT.sub("", text).strip().split("\n"))
     return "\n".join(lines)
 

@@ -231,6 +231,9 @@ def test_what_makes_two_reports_differ() -> None:
         Origin(HERE, 5, "x", 2, 3, "v", "b" * 40),
     )
     assert normalised(body_of(REPORT, one)) == normalised(body_of(REPORT, other))
+    assert normalised(body_of(REPORT, one, remarks="- whose word")) == normalised(
+        body_of(REPORT, other)
+    )
     changed = REPORT.replace("1.0 GB", "1.1 GB")
     assert normalised(body_of(REPORT, one)) != normalised(body_of(changed, other))
 
