@@ -30,7 +30,7 @@ def diagram(chart: Chart) -> str | None:
     return _bars(chart) if isinstance(chart, StackedBars) and chart.rows else None
 
 
-def _bars(chart: StackedBars) -> str:
+def _bars(chart: StackedBars) -> str | None:
     shown = _merged(chart)
     count = min(len(shown.rows), _MOST_BARS)
     sums = [0.0] * count
@@ -69,7 +69,9 @@ def _text(
     drawn: Sequence[str],
     *,
     kind: str = "xychart-beta",
-) -> str:
+) -> str | None:
+    if 0 < top < 0.0005:
+        return None  # images of kilobytes in a chart of gigabytes: an axis from 0 to 0
     # Two places of one name would be one place.
     alike = [f'{name[:-1]} {n + 1}"' if name in names[:n] else name for n, name in enumerate(names)]
     palette = f"{{'xyChart': {{'plotColorPalette': '{', '.join(colours)}'}}}}"

@@ -169,6 +169,12 @@ def test_lines_over_runs_have_a_colour_each_and_only_whole_ones_are_drawn() -> N
     assert mermaid.legend(chart) == "🟦 stock; the last 12 runs, from run 8 to run 19"
 
 
+def test_what_is_too_small_for_its_unit_is_not_drawn() -> None:
+    """An axis from 0 to 0.000 is none; the table below the chart has the figures."""
+    assert mermaid.diagram(bars("a", values=(0.0002,))) is None
+    assert mermaid.diagram(bars("a", values=(0.2,))) is not None
+
+
 def test_no_two_bars_have_one_place() -> None:
     text = mermaid.diagram(bars("a`", "a<", "b"))
     assert text is not None
