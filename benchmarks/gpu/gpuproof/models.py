@@ -32,6 +32,9 @@ from tfslim.ui import Ui
 __all__ = ["Models", "Speed"]
 
 _NAME = "model"
+# What the guard says of a model that needs more than its tree has (slim/guard/site/_tfslim_ops.py);
+# the native backend says it within an error of its own.
+_REFUSES = "tfslim took out what"
 _CALLS: TypeAdapter[list[InProcessRun]] = TypeAdapter(list[InProcessRun])
 
 
@@ -137,6 +140,9 @@ class Models:
         apart = [output.max_rel for output in outputs if output.max_rel is not None]
         first = next((c.reason for c in verdict.calls if c.outcome == "failed"), "")
         states: dict[str, Any] = {"passed": "passed", "failed": "failed"}
+        refusal = _refusal(verdict)
+        if refusal:
+            return CaseResult(name=verdict.name, dtype="", status="refused", why=refusal)
         return CaseResult(
             name=verdict.name,
             dtype=", ".join(sorted({output.dtype for output in outputs})),
@@ -145,6 +151,13 @@ class Models:
             calls=len(verdict.calls),
             distance=max(apart, default=None),
         )
+
+
+def _refusal(verdict: ModelVerdict) -> str:
+    """Return why the guard refused to load a model whose ops were taken out; empty where not."""
+    loads = (call.error_slim for call in verdict.calls if call.kind == "load")
+    said = next((error.message for error in loads if error and _REFUSES in error.message), "")
+    return said.partition("\n")[0]
 
 
 @dataclass

@@ -96,6 +96,8 @@ def _details(steps: Sequence[StepResult]) -> Iterator[str]:
         yield "| what | value |"
         yield "|---|---:|"
         yield from (f"| {name} | {value:.6g} |" for name, value in step.figures.items())
+        yield "\nMedians over launches in turn; whether they differ, `tfslim report` says of"
+        yield "`report.json` beside this."
         yield from (f"\n{note}" for note in step.notes)
 
 

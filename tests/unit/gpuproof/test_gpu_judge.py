@@ -21,7 +21,10 @@ from gpuproof.document import (
     save,
 )
 from gpuproof.judge import Evidence
+from gpuproof.models import Models
 from gpuproof.plan import DATA, Plan, load_plan, steps
+from tfslim.parity.results import ProbeError
+from tfslim.parity.verdict import CallVerdict, ModelVerdict
 from tfslim.slim import proofs
 from tfslim.slim.proofs import load_proofs
 from tfslim.slim.rules import load_profile, profile_names
@@ -200,3 +203,17 @@ def test_a_run_without_a_gpu_is_never_written_into_the_rules(
     save(document("cpu"), tmp_path / "proof.json")
     assert prove.main(["--record-proof", str(tmp_path / "proof.json")]) == 2
     assert "proves no rule" in capsys.readouterr().err
+
+
+def test_a_model_that_a_tree_was_not_made_for_is_refused_and_not_wrong() -> None:
+    def verdict(message: str) -> ModelVerdict:
+        error = ProbeError(type="ModelLoadError", message=message)
+        load_call = CallVerdict(
+            mode="cpu", kind="load", signature="", case="load", outcome="failed", error_slim=error
+        )
+        return ModelVerdict(name="fft", outcome="failed", reason="differs", calls=(load_call,))
+
+    told = "the model needs the op FFT, and tfslim took out what that takes (rule fft): slim with x"
+    found = Models._case(verdict(f"{told}\nmore"))
+    assert (found.status, found.why) == ("refused", told)
+    assert Models._case(verdict("no such file")).status == "failed"
