@@ -23,7 +23,6 @@ from tfserve_app.settings import Settings  # noqa: E402
 
 if TYPE_CHECKING:  # it would import NumPy before a wrong setting is told
     from tfserve_app.backend import Backend
-    from tfserve_app.capi.options import SessionOptions
 
 
 def main() -> None:
@@ -57,24 +56,20 @@ def _opener(backend: str, model: Path) -> Callable[[], Backend]:
     """
     if backend == "tensorflow":
         return lambda: _open_tensorflow(model)
+    # Before the thread begins: it is to wait for TensorFlow alone, not for its turn in Python.
+    from tfserve_app.capi.backend import CapiBackend  # noqa: PLC0415
     from tfserve_app.capi.options import SessionOptions  # noqa: PLC0415
 
     options = SessionOptions.from_env()
     # Without it NumPy starts a thread for every core, for matrices that nobody multiplies here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    return process.begin(lambda: _open_capi(model, options))
+    return process.begin(lambda: CapiBackend(model, _note, options))
 
 
 def _open_tensorflow(model: Path) -> Backend:
     from tfserve_app.tensorflow_backend import TensorFlowBackend  # noqa: PLC0415
 
     return TensorFlowBackend(model, _note)
-
-
-def _open_capi(model: Path, options: SessionOptions) -> Backend:
-    from tfserve_app.capi.backend import CapiBackend  # noqa: PLC0415
-
-    return CapiBackend(model, _note, options)
 
 
 def _note(line: str) -> None:

@@ -28,6 +28,9 @@ __all__ = [
 
 _T = TypeVar("_T")
 
+# While a model is loaded beside the imports: after each call its thread waits for its turn.
+_SWITCH_SECONDS = 0.0005
+
 EXIT_SETTINGS = 2
 EXIT_MODEL = 3
 EXIT_SOCKET = 4
@@ -89,6 +92,8 @@ def process_start() -> float:
 def begin(work: Callable[[], _T]) -> Callable[[], _T]:
     """Begin work in a thread of its own; return what waits for its end.
 
+    Until then threads take turns more often.
+
     Returns:
         What returns the work's result, or raises what it raised.
     """
@@ -101,11 +106,14 @@ def begin(work: Callable[[], _T]) -> Callable[[], _T]:
         except BaseException as error:  # noqa: BLE001 (raised where it is waited for)
             errors.append(error)
 
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     thread = threading.Thread(target=run, name="begun", daemon=True)
     thread.start()
 
     def end() -> _T:
         thread.join()
+        sys.setswitchinterval(usual)
         if errors:
             raise errors[0]
         return results[0]
