@@ -4,14 +4,13 @@
 cyclic garbage collector goes through them again and again meanwhile. Here it rests until the import
 has ended, and what exists then is set aside (`gc.freeze`), so that no later collection visits it.
 
-**Later.** TensorFlow imports Keras at the end of its own import, and before that whole second
-copies of its names (`tf.compat`), its converters (`tf.lite`), and inside itself an older Keras
-(for a few names of `tf.nn`, `tf.train` and `tf.feature_column`), and distribution strategies. Each
-is imported when a program first uses it instead. TensorFlow itself has Keras come later
-(`KerasLazyLoader`), and takes an import that fails for one that was not wanted. The others are
-packages of names; the code lies in modules that any import finds as ever. All that these register
-when they are imported, and others ask for, is the older Keras' optimizer, for
-`tf.saved_model.load`: it is imported when that looks it up (`defer`).
+**Later.** TensorFlow imports Keras at the end of its own import, and before that a whole second
+copy of its names (`tf.compat`), and inside itself an older Keras, for a few names of `tf.nn`,
+`tf.train` and `tf.feature_column`. Each is imported when a program first uses it instead.
+TensorFlow itself has Keras come later (`KerasLazyLoader`), and takes an import that fails for one
+that was not wanted. The others are packages of names; the code lies in modules that any import
+finds as ever. All that these register when they are imported, and others ask for, is the older
+Keras' optimizer, for `tf.saved_model.load`: it is imported when that looks it up (`defer`).
 """
 
 from __future__ import annotations
@@ -31,12 +30,13 @@ _MOST_OBJECTS = 200_000
 # From here on a module that is loaded on first use may be used by several threads at once
 # (python/cpython#117178).
 _LAZY_PYTHON = (3, 13)
+# None that has the name of a folder of TensorFlow's, `distribute` and `lite`: that folder, imported
+# later, would take the place of the names.
 _LATER = frozenset(
     f"tensorflow._api.v2.{name}"
     for name in (
-        *("compat", "data", "distribute", "experimental", "feature_column", "lite", "lookup"),
-        *("mlir", "nn", "profiler", "signal", "summary", "test", "train", "xla"),
-        *("__internal__.distribute", "__internal__.feature_column", "__internal__.test"),
+        *("compat", "data", "feature_column", "lookup", "mlir", "nn", "profiler", "signal"),
+        *("summary", "test", "train", "xla", "__internal__.feature_column", "__internal__.test"),
     )
 )
 _REGISTRY = "tensorflow.python.saved_model.revived_types"
