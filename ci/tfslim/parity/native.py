@@ -90,10 +90,10 @@ def load(path: Path, note: Callable[[str], None]) -> Functions:
 def cast(values: Array, dtype: str) -> Array:
     """Return float64 numbers as an array of a type; None for one that the backend cannot take."""
     if dtype == _BFLOAT16:
-        from tfserve_app.capi import dtypes  # noqa: PLC0415
+        from tfserve_app.capi import arrays  # noqa: PLC0415
 
-        bits = dtypes.bfloat16_from_float32(values.astype("float32"))
-        return dtypes.bfloat16_to_float32(bits)
+        bits = arrays.bfloat16_from_float32(values.astype("float32"))
+        return arrays.bfloat16_to_float32(bits)
     try:
         return values.astype(dtype)
     except TypeError:

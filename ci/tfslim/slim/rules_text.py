@@ -19,8 +19,8 @@ Bytes are what keeping it costs on TensorFlow 2.21.0 with its CUDA packages, sli
 `--keep WORD` keeps it; an optional rule is followed with `--also WORD`.
 
 "GPU" says where a rule was proved on one, from `ci/tfslim/slim/proofs.yaml`, which
-`benchmarks/gpu/prove.py` writes ([gpu-proof.md](gpu-proof.md)). A rule that failed on a GPU is followed
-with `--also WORD` alone until it has passed there.
+`benchmarks/gpu/prove.py` writes ([gpu-proof.md](gpu-proof.md)). A rule that failed on a GPU is
+followed with `--also WORD` alone until it has passed there.
 """
 # Fields that say what a rule speaks of.
 _PATTERNS = ("files", "in_packages", "distributions", "sections", "packages")
