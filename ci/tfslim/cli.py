@@ -898,9 +898,9 @@ def _checks_text(checks: list[doctor.Check]) -> Text:
 def _plan_lines(build: Build) -> str:
     cuda = f"CUDA {build.cuda} in the base" if build.cuda else "CUDA from wheels"
     return (
-        f"{build.variant:12}{build.tag}\n"
-        f"{'':12}TensorFlow {build.tensorflow}, Python {build.python}, {cuda}, "
+        f"{build.variant:17}{build.tag}\n"
+        f"{'':17}TensorFlow {build.tensorflow}, Python {build.python}, {cuda}, "
         f"GPU architectures {', '.join(build.cuda_archs)}\n"
-        f"{'':12}from {', '.join(build.bases)}\n"
-        f"{'':12}packages: {f'as in {build.lock}' if build.lock else 'the newest that fit'}"
+        f"{'':17}from {', '.join(build.bases)}\n"
+        f"{'':17}packages: {f'as in {build.lock}' if build.lock else 'the newest that fit'}"
     )
