@@ -131,3 +131,26 @@ def test_of_several_graphs_the_one_tagged_serve_is_taken(answers: dict[str, Any]
 
 def test_a_model_without_signatures_is_refused_alike(answers: dict[str, Any]) -> None:
     assert answers["capi"]["mute"] == answers["tensorflow"]["mute"]
+
+
+COUNT = """
+import sys
+from pathlib import Path
+from tensorflow.core.protobuf import saved_model_pb2
+from tfserve_app.capi.lean import lean_graph
+from tfserve_app.capi.metagraph import read_meta_graphs
+from tfserve_app.lean_model import drop_unserved
+file = Path(sys.argv[1], "saved_model.pb")
+graph = saved_model_pb2.SavedModel.FromString(file.read_bytes()).meta_graphs[0]
+functions = graph.graph_def.library.function
+native = type(graph.graph_def)()
+data = lean_graph(read_meta_graphs(file)[0].graph)
+native.ParseFromString(bytes(data or b""))
+print(len(functions), drop_unserved(graph), len(functions), len(native.library.function))
+"""
+
+
+def test_of_a_model_of_keras_2_only_the_functions_of_its_signatures_are_loaded(
+    models: dict[str, Path],
+) -> None:
+    assert stock("-c", COUNT, models["basic-pitch"]).split() == ["104", "True", "4", "4"]
