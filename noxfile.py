@@ -77,5 +77,6 @@ def action(session: nox.Session) -> None:
 @nox.session(name="gpu-proof")
 def gpu_proof(session: nox.Session) -> None:
     """Prove slimmed trees on this machine's GPU; arguments go to benchmarks/gpu/prove.py."""
-    _install(session, "[gpu]")
+    if session.venv_backend != "none":  # with --no-venv all that is needed is there
+        _install(session, "[gpu]")
     session.run("python", "benchmarks/gpu/prove.py", *session.posargs)
