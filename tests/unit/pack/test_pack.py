@@ -79,6 +79,12 @@ def look(root: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
+def without_links_times(root: Path) -> dict[str, tuple[object, ...]]:
+    """Return the same without the times of symbolic links, which Python's tarfile leaves alone."""
+    links = {name for name in look(root) if (root / name).is_symlink()}
+    return {n: (one[0], one[2]) if n in links else one for n, one in look(root).items()}
+
+
 def test_what_comes_back_is_what_was_there(tree: Path, tmp_path: Path) -> None:
     packed = pack(tree, tmp_path / "pack")
     pieces = packed.manifest.pieces
@@ -115,7 +121,7 @@ def test_ordinary_tools_unpack_it_too(tree: Path, tmp_path: Path) -> None:
         shutil.copyfileobj(reader, out)
     with tarfile.open(stream) as tar:
         tar.extractall(tmp_path / "plain", filter="fully_trusted")
-    assert look(tmp_path / "plain") == look(tree)
+    assert without_links_times(tmp_path / "plain") == without_links_times(tree)
 
 
 def test_packing_goes_on_with_what_is_there_and_right(tree: Path, tmp_path: Path) -> None:
