@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from act_runner import Act, UserRepo, World, export_action
+from act_runner import PROGRAMS, Act, UserRepo, World, export_action
 from fake_github import FakeGitHub
 from tfslim.engine.engine import Engine, find_engine
 from tfslim.ui import Ui
@@ -63,7 +63,8 @@ def act(
     env = {name: value for name, value in os.environ.items() if _PASSED.fullmatch(name)}
     env |= {"DOCKER_HOST": engine.endpoint.host, **engine.endpoint.env}
     docker = engine.endpoint.docker
-    path = f"{docker.parent}:{os.environ['PATH']}" if docker else os.environ["PATH"]
+    folders = [str(PROGRAMS), *([str(docker.parent)] if docker else []), os.environ["PATH"]]
+    path = os.pathsep.join(folders)
     env.setdefault("PIP_CACHE_DIR", str(Path.home() / ".cache" / "pip"))
     home = Path(os.environ.get("TFSLIM_ACTION_HOME") or scratch / "packages")
     yield Act(act_program, action=exported_action, scratch=scratch, env=env, path=path, home=home)

@@ -22,14 +22,15 @@ import yaml
 from act_runner.outcome import ActRun
 from act_runner.userrepo import UserRepo
 
-__all__ = ["ACTION", "TOKEN", "Act", "export_action", "uses_of"]
+__all__ = ["ACTION", "PROGRAMS", "TOKEN", "Act", "export_action", "uses_of"]
 
 ACTION = "org/tfslim-action"
 TOKEN = "ghs_0neLongDistinctiveT0kenThatIsNowhereElse4711"
 """What the jobs get as their token: long enough for masking it not to hide single letters."""
 
 _STAND_INS = Path(__file__).parent / "standins"
-_PROGRAMS = Path(__file__).parent / "programs"
+PROGRAMS = Path(__file__).parent / "programs"
+"""Programs in place of those that talk to GitHub and registries; they come first on PATH."""
 _USES = re.compile(r"^\s*(?:-\s+)?uses:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 _LABELS = ("ubuntu-latest", "ubuntu-24.04", "self-hosted", "gpu")
 
@@ -84,7 +85,7 @@ class Act:
         self.action = action
         self._scratch = scratch
         self._env = dict(env)
-        self._path = f"{_PROGRAMS}:{path}"
+        self._path = path
         self._next = 1000
         self.store = scratch / "store"
         (scratch / "home").mkdir(parents=True)
