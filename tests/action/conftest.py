@@ -18,8 +18,8 @@ from fake_github import FakeGitHub
 from tfslim.engine.engine import Engine, find_engine
 from tfslim.ui import Ui
 
-# What the action calls the images that it builds of the user's repository below.
-IMAGES = "tfslim-action/demo"
+# What the action calls the images that it builds in these tests, and where it pushes them.
+IMAGES = (*(f"tfslim-action/{name}" for name in ("demo", "small", "large")), "*/me/serving")
 ROOT = Path(__file__).resolve().parents[2]
 # How this machine reaches package indexes and its engine; jobs get nothing else from outside.
 _PASSED = re.compile(
@@ -69,8 +69,9 @@ def act(
     home = Path(os.environ.get("TFSLIM_ACTION_HOME") or scratch / "packages")
     yield Act(act_program, action=exported_action, scratch=scratch, env=env, path=path, home=home)
     shutil.rmtree(scratch, ignore_errors=True)
-    for tag in engine.docker(["image", "ls", "--quiet", IMAGES]).stdout.split():
-        engine.docker(["image", "rm", "--force", tag])
+    named = [part for name in IMAGES for part in ("--filter", f"reference={name}")]
+    for image in set(engine.docker(["image", "ls", "--quiet", *named]).stdout.split()):
+        engine.docker(["image", "rm", "--force", image])
 
 
 @pytest.fixture
