@@ -114,7 +114,12 @@ def test_ctrl_c_ends_with_130_and_no_traceback(tmp_path: Path) -> None:
     fifo = tmp_path / "tfslim.yaml"
     os.mkfifo(fifo)  # reading it blocks, as long as nothing is written
     child = subprocess.Popen(
-        [sys.executable, "-m", "tfslim", "plan"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tfslim", "plan"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs ignore ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     writer = None
     while writer is None:  # it can be opened as soon as the other end is
