@@ -350,7 +350,7 @@ def _failed(job: Job, state: JobState, error: TfslimError) -> JobState:
     """Tell an error everywhere, and keep it."""
     with job.commands.verbatim():
         job.ui.error(error)
-    tell.tell_error(job.commands, error, state.id)
+    tell.tell_error(job.commands, error, state.id, job.env.get(variable("dockerfile"), "").strip())
     job.folder.mkdir(parents=True, exist_ok=True)
     report = job.folder / "report.md"
     if not report.exists():  # a push fails after the report was written

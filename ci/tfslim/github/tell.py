@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tfslim.cli_report import Held
-from tfslim.errors import TfslimError
+from tfslim.errors import BuildFailedError, TfslimError
 from tfslim.github.commands import SUMMARY_LIMIT, Commands, Level
 from tfslim.github.inputs import Inputs
 from tfslim.github.lines import largest_line
@@ -84,13 +84,38 @@ def tell_outputs(commands: Commands, made: Made, folder: Path, verdict: str) -> 
         commands.output(name, str(value))
 
 
-def tell_error(commands: Commands, error: TfslimError, id_: str) -> None:
-    """Show an error, with what can be done, where people look."""
+def tell_error(commands: Commands, error: TfslimError, id_: str, dockerfile: str = "") -> None:
+    """Show an error, with what can be done, where people look.
+
+    Args:
+        commands: The runner.
+        error: What happened.
+        id_: Name of the report.
+        dockerfile: The file that was built: a build that fails is shown at its line, which BuildKit
+            names.
+    """
     way_out = f"\nWhat you can do: {error.way_out}" if error.way_out else ""
     why = f"\n{_short(error.why)}" if error.why else ""
-    commands.annotate("error", f"{error.what}{why}{way_out}", title=f"{_TITLE}: {error.label}")
+    at = _failing_line(error, dockerfile)
+    commands.annotate(
+        "error",
+        f"{error.what}{why}{way_out}",
+        title=f"{_TITLE}: {error.label}",
+        file=dockerfile if at else "",
+        line=at,
+    )
     commands.summary(error_markdown(error, id_))
     commands.output("verdict", "error")
+
+
+def _failing_line(error: TfslimError, dockerfile: str) -> int:
+    """Return the line that a build failed at, as BuildKit says it ("Dockerfile:7"); else 0."""
+    if not dockerfile or not isinstance(error, BuildFailedError):
+        return 0
+    named = re.findall(
+        rf"^{re.escape(Path(dockerfile).name)}:(\d{{1,6}})$", error.why, re.MULTILINE
+    )
+    return int(named[-1]) if named else 0
 
 
 def error_markdown(error: TfslimError, id_: str) -> str:

@@ -221,6 +221,14 @@ def test_an_error_is_told_everywhere_with_its_way_out(world: World) -> None:
     assert "Do." in told
 
 
+def test_a_failed_build_is_shown_at_the_line_that_failed(world: World) -> None:
+    Path("Dockerfile").write_text("FROM x\nRUN false\n")
+    said = "ERROR: it failed\n------\nDockerfile:2\n--------------------\n   1 | FROM x"
+    world.error = BuildFailedError("the build failed", why=said)
+    world.run(dockerfile="Dockerfile")
+    assert world.annotations[0].startswith("::error file=Dockerfile,line=2,title=")
+
+
 def test_a_wrong_input_is_named_and_nothing_is_measured(world: World) -> None:
     assert world.run(image="a", bench="everything") == 0
     assert world.finish() == 2
