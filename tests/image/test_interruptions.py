@@ -44,6 +44,8 @@ def test_an_interrupted_build_leaves_nothing_and_can_be_run_again(
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs ignore ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     wait_for(tmp_path / ".tfslim" / "logs" / "stock.log", "Collecting", child)
     child.send_signal(signal.SIGINT)
