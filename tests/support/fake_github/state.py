@@ -320,9 +320,11 @@ def _repository(data: dict[str, Any]) -> Repository:
 
 
 def zipped(files: Mapping[str, bytes]) -> bytes:
-    """Return a zip of files."""
+    """Return a zip of files; equal files make equal bytes, whatever the time is."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
-            archive.writestr(name, content)
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, content)
     return packed.getvalue()
