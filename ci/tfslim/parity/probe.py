@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -221,13 +222,21 @@ def _environment(deterministic: bool, problem: dict[str, str] | None) -> dict[st
         found.update(
             numpy=np.__version__,
             tensorflow=tf.__version__,
-            # Not tf.keras: that would import it, and a target may do without.
-            keras=getattr(sys.modules.get("keras"), "__version__", ""),
+            keras=_keras_version(),
             cuda=str(build.get("cuda_version", "")),
             cudnn=str(build.get("cudnn_version", "")),
             gpus=[_gpu(device) for device in tf.config.list_physical_devices("GPU")],
         )
     return found
+
+
+def _keras_version() -> str:
+    """Return the version of Keras without importing it: a slim target puts that off."""
+    loaded = getattr(sys.modules.get("keras"), "__version__", "")
+    try:
+        return str(loaded or metadata.version("keras"))
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _driver() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tfslim.parity
+from tfslim.parity import probe
 
 SCRIPTS = [Path(tfslim.parity.__file__).with_name(name) for name in ("probe.py", "zoo.py")]
 
@@ -41,3 +42,16 @@ def test_a_target_without_tensorflow_is_an_answer(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "No module named 'tensorflow'" in (tmp_path / "out/environment.json").read_text()
     assert "ModuleNotFoundError" in (tmp_path / "out/thing/calls.json").read_text()
+
+
+def test_a_keras_that_is_not_imported_yet_has_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors are compared word by word only where it is the same on both sides."""
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    assert probe._keras_version() == ""
+    (tmp_path / "keras-3.9.dist-info").mkdir()
+    (tmp_path / "keras-3.9.dist-info" / "METADATA").write_text("Name: keras\nVersion: 3.9\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert probe._keras_version() == "3.9"
+    assert "keras" not in sys.modules
