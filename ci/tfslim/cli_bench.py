@@ -28,6 +28,7 @@ from tfslim.bench.throughput import (
 from tfslim.config import Config
 from tfslim.engine.engine import Engine, find_engine
 from tfslim.errors import ConfigError
+from tfslim.files import write_whole
 from tfslim.models import resolve_model
 from tfslim.pipeline import Line, Only
 from tfslim.report.record import RunRecord, environment, now
@@ -238,11 +239,8 @@ def verdicts(record: RunRecord, margin: float) -> RenderableType:
 def keep_verdicts(record: RunRecord, margin: float, folder: Path) -> Path:
     """Write the same as data, beside the record: `side-by-side.json`."""
     compared = compare_runs(record.in_process, record.http, margin)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "side-by-side.json"
     data = [item.model_dump(mode="json") for item in compared]
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    return path
+    return write_whole(folder / "side-by-side.json", json.dumps(data, indent=1) + "\n")
 
 
 def _refuse_for_variants(wish: Wish) -> None:

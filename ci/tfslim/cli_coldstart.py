@@ -21,6 +21,7 @@ from tfslim.bench.results import ColdStarts, Pull
 from tfslim.cli_report import keep_cold_starts
 from tfslim.config import Config
 from tfslim.errors import ConfigError, TfslimError
+from tfslim.files import write_whole
 from tfslim.pipeline import Line
 from tfslim.plan import Build, make_plan
 from tfslim.report.machine import environment
@@ -226,12 +227,6 @@ def _line_of(error: TfslimError) -> str:
 
 
 def _write(result: ColdStarts, folder: Path) -> None:
-    """Write the results, aside first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("coldstart.json", result.model_dump_json(indent=1)),
-        ("coldstart.md", coldtext.markdown(result)),
-    ):
-        aside = folder / f".{name}.new"
-        aside.write_text(text, encoding="utf-8")
-        aside.replace(folder / name)
+    """Write the results, each file whole."""
+    write_whole(folder / "coldstart.json", result.model_dump_json(indent=1))
+    write_whole(folder / "coldstart.md", coldtext.markdown(result))

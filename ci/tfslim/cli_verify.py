@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from tfslim.errors import ConfigError, VerifyError
+from tfslim.files import write_whole
 from tfslim.parity.gate import Request
 from tfslim.parity.probing import Settings
 from tfslim.parity.verdict import CallVerdict, ModelVerdict, Outcome, OutputVerdict, Verdict
@@ -66,11 +67,8 @@ def batches(text: str) -> tuple[int, ...]:
 
 
 def write(verdict: Verdict, path: Path) -> None:
-    """Write the verdict as JSON, aside first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(verdict.model_dump_json(indent=1), encoding="utf-8")
-    aside.replace(path)
+    """Write the verdict as JSON."""
+    write_whole(path, verdict.model_dump_json(indent=1))
 
 
 def error_of(verdict: Verdict) -> VerifyError | None:

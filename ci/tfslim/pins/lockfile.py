@@ -19,6 +19,7 @@ from packaging.utils import canonicalize_name
 
 from tfslim import proc
 from tfslim.errors import ConfigError, InputError, NetworkError, TfslimError
+from tfslim.files import write_whole
 from tfslim.pins.settings import IndexSettings
 
 __all__ = ["Locked", "Resolution", "parse_lock", "resolve", "write_lock"]
@@ -166,8 +167,5 @@ def _check(body: str, wanted: Resolution) -> None:
 
 def write_lock(path: Path, header: Sequence[str], body: str) -> None:
     """Write a lock aside and put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
     comments = "".join(f"# {line}".rstrip() + "\n" for line in header)
-    aside.write_text(f"{comments}\n{body}", encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, f"{comments}\n{body}")

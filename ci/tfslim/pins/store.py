@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from tfslim.files import write_whole
 from tfslim.pins.measure import Measured
 
 __all__ = ["Store"]
@@ -31,7 +31,7 @@ class Store:
 
     def save(self, sha256: str, key: str, measured: Measured) -> None:
         """Keep a measurement."""
-        self._write(self._path(sha256, key), measured.model_dump_json().encode())
+        write_whole(self._path(sha256, key), measured.model_dump_json())
 
     def load_metadata(self, sha256: str) -> bytes | None:
         """Return a wheel's own metadata; None where it was not kept."""
@@ -41,13 +41,7 @@ class Store:
 
     def save_metadata(self, sha256: str, metadata: bytes) -> None:
         """Keep a wheel's own metadata."""
-        self._write(self._folder / f"{sha256}.metadata", metadata)
-
-    def _write(self, path: Path, content: bytes) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}-{os.getpid()}.new")
-        aside.write_bytes(content)
-        aside.replace(path)
+        write_whole(self._folder / f"{sha256}.metadata", metadata)
 
     def _path(self, sha256: str, key: str) -> Path:
         return self._folder / f"{sha256}-{key}.json"
