@@ -54,7 +54,6 @@ __all__ = [
 GpuProbe = Callable[[Path], FileGpuUse | None]
 
 _TOP = 25
-_GPU_PROBE_MIN_BYTES = 64 << 10
 _LIBRARY_MIN_BYTES = 256 << 10
 
 
@@ -206,8 +205,8 @@ def _look(gpu: GpuProbe | None, step: Step) -> Look:
     )
 
 
-def _has_gpu_code_perhaps(_path: str, size: int, head: bytes) -> bool:
-    return size >= _GPU_PROBE_MIN_BYTES and is_elf(head)
+def _has_gpu_code_perhaps(_path: str, _size: int, head: bytes) -> bool:
+    return is_elf(head)
 
 
 def _of_image(source: str, kind: SourceKind, image: Image) -> Inspection:

@@ -31,11 +31,11 @@ def tfslim(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A library with two modules of PTX for 9.0, large enough to be looked into."""
+    """A library with two modules of PTX for 9.0."""
     tree = tmp_path / "tree"
     tree.mkdir()
     module = container(
-        entry(CUBIN, 80, fake_ptxas.cubin(80, ["k"], pad=70_000)), entry(PTX, 90, TEXT)
+        entry(CUBIN, 80, fake_ptxas.cubin(80, ["k"], pad=1000)), entry(PTX, 90, TEXT)
     )
     data = module + bytes(-len(module) % 64) + module
     (tree / "libgpu.so").write_bytes(Library(data=data).build())
