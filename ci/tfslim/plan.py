@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from tfslim.compat import BaseRole, check, compat
 from tfslim.config import Config, VariantName, nearest
 from tfslim.errors import ConfigError
+from tfslim.models import names_frozen
 from tfslim.pins.locks import find_lock
 from tfslim.slim.rules import load_profile
 
@@ -69,6 +70,8 @@ def make_plan(config: Config, only: Sequence[str] = ()) -> list[Build]:
     _check_words(config)
     _check_native(config)
     chosen = [name for name in known if name in (only or config.variants)]
+    if names_frozen(config.model.source):
+        _check_frozen(config, chosen)
     return [_build(config, name) for name in chosen]
 
 
@@ -167,10 +170,18 @@ def _build(config: Config, variant: VariantName) -> Build:
 
 
 def _freezes(config: Config, variant: VariantName) -> bool:
-    """Return whether the model is frozen in a variant: only the C API serves a frozen one."""
-    made = compat().variants[variant]
-    native = made.native or (made.profile is not None and config.backend == "capi")
-    return config.model.freeze and config.model.mode == "bake" and native
+    """Return whether the model is frozen in a variant: only the C API serves a frozen one.
+
+    One that is frozen already is baked as it is.
+    """
+    wanted = config.model.freeze and config.model.mode == "bake"
+    can = compat().variants[variant].profile is not None and _is_native(config, variant)
+    return wanted and can and not names_frozen(config.model.source)
+
+
+def _is_native(config: Config, variant: VariantName) -> bool:
+    """Return whether TensorFlow's C API serves in a variant; never in stock."""
+    return compat().variants[variant].native or (variant != "stock" and config.backend == "capi")
 
 
 def lock_file(config: Config) -> Path | None:
@@ -266,4 +277,27 @@ def _check_native(config: Config) -> None:
             "model.freeze: a model that is mounted is served as it is",
             way_out="Set model.mode: bake, or freeze it yourself: "
             "python -m tfserve_app.freeze MODEL FOLDER",
+        )
+
+
+def _check_frozen(config: Config, variants: Sequence[VariantName]) -> None:
+    """Refuse a frozen model where Python's TensorFlow would serve or trace it."""
+    source = config.model.source
+    if others := [name for name in variants if not _is_native(config, name)]:
+        raise ConfigError(
+            f"model.source: {source} is a frozen model, which only TensorFlow's C API serves",
+            why=f"Python's TensorFlow serves in: {', '.join(others)}.",
+            way_out="Build with backend: capi and without stock, or name the native images:\n"
+            "  tfslim build inference-native\n"
+            "To have both side by side: as model.source the SavedModel that was frozen, and "
+            "model.freeze: true.",
+        )
+    traced = [name for name in variants if compat().variants[name].profile == "workload"]
+    if traced and config.trace is None:
+        raise ConfigError(
+            f"model.source: {source} is a frozen model, and {', '.join(traced)} would trace it",
+            why="Models are traced with Python's TensorFlow, which does not load a frozen one.",
+            way_out="As model.source the SavedModel that was frozen, and model.freeze: true; or "
+            "trace that one and set trace:\n"
+            "  tfslim trace STOCK --model SAVED_MODEL -o trace.json",
         )

@@ -32,6 +32,7 @@ from typing import Any
 LIST = Path("usr/share/tfslim/prefetch")
 HEAD = "tfslim prefetch 1"
 MODEL, APP = Path("/model"), Path("/app")
+MODEL_FILES = ("saved_model.pb", "freeze.json")  # the second describes a frozen model
 PAGE = 4096
 # Reading on is cheaper than beginning anew: a gap of up to so many pages (32 KiB) is read, too.
 GAP = 8
@@ -196,7 +197,7 @@ def write(opened: Opened, target: Path) -> None:
 def record(target: Path) -> None:
     """Record in this process; it ends here."""
     opened = Opened()
-    if any(MODEL.rglob("saved_model.pb")):
+    if any(any(MODEL.rglob(name)) for name in MODEL_FILES):
         serve_and_write(opened, target)
     else:
         import_and_write(opened, target)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from engine_fakes import program
 from tfslim.cli import cli
-from tfslim.errors import TfslimError
+from tfslim.errors import ModelError, TfslimError
 
 HERE = Path(__file__).resolve().parent
 STAND_IN = HERE / "parity" / "stand_in.py"
@@ -154,6 +154,33 @@ def test_a_native_tree_that_cannot_open_its_library_fails(
     done = verify(tree("stock", loaders={"second": "keras"}), broken, *models)
     assert done.returncode == 11
     assert "0 calls" not in done.stdout.splitlines()[0]
+
+
+def freeze(folder: Path) -> list[str]:
+    folder.mkdir()
+    (folder / "freeze.json").write_text('{"format": 1}')
+    (folder / "frozen_graph.pb").touch()
+    return ["--model", str(folder)]
+
+
+def test_frozen_models_are_asked_of_both_sides_through_the_c_api(
+    tree: Any, verify: Any, tmp_path: Path
+) -> None:
+    stock, slim = tree("stock"), tree("slim")
+    done = verify(stock, slim, *freeze(tmp_path / "icy"))
+    assert done.returncode == 0
+    assert "before freezing was measured then" in " ".join(done.stdout.split())
+    assert {(side / "backends").read_text() for side in (stock, slim)} == {"capi\n"}
+
+
+def test_frozen_models_are_compared_by_themselves(
+    tree: Any, models: list[str], verify: Any, tmp_path: Path
+) -> None:
+    icy = freeze(tmp_path / "icy")
+    done = verify(tree("stock"), tree("slim"), *icy, *models)
+    assert (done.returncode, "by themselves: icy" in done.stderr) == (ModelError.exit_code, True)
+    done = verify(tree("stock"), tree("slim"), *icy, "--backend", "tensorflow")
+    assert (done.returncode, "does not load" in done.stderr) == (ModelError.exit_code, True)
 
 
 def test_a_slim_tree_that_dies_fails_and_the_other_models_are_still_judged(

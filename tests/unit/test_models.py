@@ -11,7 +11,13 @@ import pytest
 
 from tfslim import models, proc
 from tfslim.errors import ModelError, NetworkError
-from tfslim.models import Leftover, bake_context, mobilenet_command, resolve_model
+from tfslim.models import (
+    Leftover,
+    bake_context,
+    mobilenet_command,
+    names_frozen,
+    resolve_model,
+)
 from tfslim.ui import Ui
 
 UI = Ui(quiet=True)
@@ -22,6 +28,13 @@ def saved_model(path: Path) -> Path:
     (path / "saved_model.pb").write_bytes(b"g" * 100)
     (path / "variables" / "variables.index").write_bytes(b"i" * 10)
     (path / "variables" / "variables.data-00000-of-00001").write_bytes(b"w" * 1000)
+    return path
+
+
+def frozen_model(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "freeze.json").write_text('{"format": 1}')
+    (path / "frozen_graph.pb").write_bytes(b"g" * 100)
     return path
 
 
@@ -60,6 +73,33 @@ def test_the_highest_version_of_a_versioned_folder(tmp_path: Path) -> None:
         saved_model(tmp_path / "toy" / version)
     model = resolve_model(str(tmp_path / "toy"), tmp_path, UI)
     assert (model.name, model.path.name) == ("toy", "10")
+
+
+def test_a_frozen_model_is_taken_and_it_alone_is_baked(tmp_path: Path) -> None:
+    path = frozen_model(tmp_path / "toy" / "3")
+    (path / "model.tflite").write_bytes(b"t" * 50)
+    model = resolve_model(str(tmp_path / "toy"), tmp_path, UI)
+    assert (model.name, model.format, model.bytes) == ("toy", "frozen model", 113)
+    (dropped,) = bake_context(model, tmp_path / "context")
+    assert dropped == Leftover("model.tflite", "TensorFlow Lite", 50)
+    names = sorted(path.name for path in (tmp_path / "context").iterdir())
+    assert names == ["freeze.json", "frozen_graph.pb"]
+    assert names_frozen(str(tmp_path / "toy"))
+
+
+def test_what_is_no_frozen_model(tmp_path: Path) -> None:
+    assert not names_frozen("demo:basic-pitch")
+    assert not names_frozen(str(tmp_path / "gone"))
+    assert not names_frozen(str(saved_model(tmp_path / "toy")))
+
+
+def test_a_frozen_model_that_the_service_would_refuse(tmp_path: Path) -> None:
+    path = frozen_model(tmp_path / "toy")
+    for text in ('{"format": 2}', "{}", "[]", "no JSON"):
+        (path / "freeze.json").write_text(text)
+        assert "expected 1" in refused(path, tmp_path).why
+    (path / "frozen_graph.pb").unlink()
+    assert "no frozen_graph.pb" in refused(path, tmp_path).why
 
 
 def refused(source: Path | str, tmp_path: Path) -> ModelError:

@@ -207,6 +207,33 @@ def test_a_model_is_frozen_where_the_c_api_serves_it() -> None:
         plan("inference-native", model=ModelConfig(freeze=True, mode="mount"))
 
 
+@pytest.fixture
+def frozen(tmp_path: Path) -> str:
+    (tmp_path / "freeze.json").touch()
+    return str(tmp_path)
+
+
+def test_a_frozen_model_is_for_the_c_api_and_not_frozen_again(frozen: str) -> None:
+    model = ModelConfig(source=frozen, freeze=True)
+    (build,) = plan("inference-native", model=model)
+    assert build.variables["FREEZE"] == "off"
+    plan("inference", "approach-b", "inference-native", model=model, backend="capi")
+    for variant, changes in (("inference", {}), ("stock", {"backend": "capi"})):
+        with pytest.raises(ConfigError, match="only TensorFlow's C API serves") as caught:
+            plan(variant, "inference-native", model=model, **changes)
+        assert caught.value.why == f"Python's TensorFlow serves in: {variant}."
+        assert "model.freeze: true" in caught.value.way_out
+
+
+def test_a_frozen_model_needs_a_trace_of_the_one_before(frozen: str, tmp_path: Path) -> None:
+    model = ModelConfig(source=frozen)
+    with pytest.raises(ConfigError, match="workload-native would trace it"):
+        plan("workload-native", model=model)
+    (tmp_path / "trace.json").touch()
+    (build,) = plan("workload-native", model=model, trace=tmp_path / "trace.json")
+    assert build.variables["TRACE"] == "trace.json"
+
+
 def test_python_s_tensorflow_cannot_go_where_it_serves() -> None:
     with pytest.raises(ConfigError, match="also: native"):
         plan("inference", also=("native",))

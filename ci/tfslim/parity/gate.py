@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Literal
 from docker import DockerClient
 
 from tfslim import __version__
-from tfslim.errors import EngineError, InputError
+from tfslim.errors import EngineError, InputError, ModelError
 from tfslim.gpu import container_access, find_gpus
+from tfslim.models import FROZEN_FILE, Model
 from tfslim.parity.compare import (
     compare_environments,
     compare_model,
@@ -23,7 +24,7 @@ from tfslim.parity.compare import (
     same_words,
 )
 from tfslim.parity.containers import ImageTarget
-from tfslim.parity.job import Job, find_model, staged
+from tfslim.parity.job import Job, ModelFile, find_model, frozen_among, staged
 from tfslim.parity.locate import find_target
 from tfslim.parity.probing import Backend, Probed, Settings, probe_target
 from tfslim.parity.results import Environment
@@ -46,14 +47,15 @@ class Request:
     Attributes:
         stock: The target that is right: a tree, a root file system or an image.
         slim: The target to be judged.
-        models: SavedModel folders, .keras files, or names like `demo:basic-pitch`; without any,
-            the zoo.
+        models: SavedModel folders, .keras files, or names like `demo:basic-pitch`; or frozen
+            models alone; without any, the zoo.
         inputs: .npz files with real inputs, given to every signature with inputs of these names.
         settings: Batch sizes, seeds, limits.
         rtol: Relative tolerance in place of the dtype's own.
         atol: Absolute tolerance, likewise.
         gpu: Whether to run on the machine's GPUs.
-        backend: What asks the slim target (`Settings`); the stock one is asked through Python.
+        backend: What asks the slim target (`Settings`); the stock one is asked through Python, but
+            about frozen models: for them both are asked through the C API.
         state: Folder that keeps the zoo and demonstration models.
     """
 
@@ -90,8 +92,33 @@ def verify(request: Request, client: Callable[[], DockerClient], ui: Ui) -> Verd
     sources = request.models or tuple(zoo_models(targets["stock"], request.state / _ZOO, ui))
     models = [find_model(source, request.state / _MODELS, ui) for source in sources]
     settings = replace(request.settings, gpu=not unseen)
+    if _all_frozen(models, request.backend):
+        request = replace(request, backend="capi")
+        settings = replace(settings, backend="capi")
     with staged(models, request.inputs) as job:
         return _Gate(request, settings, targets, job, ui).verdict(unseen)
+
+
+def _all_frozen(models: Sequence[Model | ModelFile], backend: Backend) -> bool:
+    """Return whether the models are frozen ones, which the C API alone loads.
+
+    Raises:
+        ModelError: Some are and some are not, or Python's TensorFlow is to be asked about them.
+    """
+    frozen = frozen_among(models)
+    if frozen and len(frozen) < len(models):
+        raise ModelError(
+            f"frozen models are compared by themselves: {', '.join(frozen)}",
+            why="Both targets are asked about them through TensorFlow's C API; of other models the "
+            "stock one is asked through Python.",
+            way_out="Run `tfslim verify` once with the frozen models, and once with the others.",
+        )
+    if frozen and backend == "tensorflow":
+        raise ModelError(
+            f"Python's TensorFlow does not load a frozen model: {', '.join(frozen)}",
+            way_out="Leave out --backend tensorflow, or compare the SavedModel that was frozen.",
+        )
+    return bool(frozen)
 
 
 def why_no_gpu(wanted: GpuUse, targets: Iterable[Target]) -> str:
@@ -160,7 +187,7 @@ class _Gate:
             stock=self._side("stock"),
             slim=self._side("slim"),
             rules=self.rules,
-            unseen=tuple(_unseen(unseen, models)),
+            unseen=tuple(_unseen(unseen, models, native=self.settings.backend == "capi")),
             differences=differences,
             models=models,
         )
@@ -244,10 +271,15 @@ class _Gate:
         return Side(name=target.name, kind=target.kind, environments=self.environments[side])
 
 
-def _unseen(no_gpu: str, models: Iterable[ModelVerdict]) -> Iterator[str]:
-    """Yield what a comparison cannot show."""
+def _unseen(no_gpu: str, models: Iterable[ModelVerdict], *, native: bool) -> Iterator[str]:
+    """Yield what a comparison cannot show; `native` is one of frozen models."""
     if no_gpu:
         yield f"GPU: {no_gpu}; no GPU code was run"
+    if native:
+        yield (
+            "frozen models: both sides were asked through TensorFlow's C API; how far the answers "
+            f"are from those before freezing was measured then, and stands in {FROZEN_FILE}"
+        )
     left_out = [model.name for model in models if model.outcome == "not asked"]
     if left_out:
         yield (

@@ -16,7 +16,7 @@ from tfslim.errors import InputError, ModelError
 from tfslim.models import Model, bake_context, resolve_model
 from tfslim.ui import Ui
 
-__all__ = ["Job", "ModelFile", "find_model", "staged"]
+__all__ = ["Job", "ModelFile", "find_model", "frozen_among", "staged"]
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("probe.py", "native.py", "recorder.py", "zoo.py")
@@ -59,6 +59,15 @@ def find_model(source: str, cache_dir: Path, ui: Ui) -> Model | ModelFile:
     if path.suffix == _KERAS_SUFFIX and path.is_file():
         return ModelFile(path.name, path)
     return resolve_model(source, cache_dir, ui)
+
+
+def frozen_among(models: Sequence[Model | ModelFile]) -> tuple[str, ...]:
+    """Return the names of frozen models, which only TensorFlow's C API loads."""
+    return tuple(
+        model.name
+        for model in models
+        if isinstance(model, Model) and model.format == "frozen model"
+    )
 
 
 @contextmanager

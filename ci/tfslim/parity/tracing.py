@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tfslim.errors import InputError, ModelError, ServiceError
 from tfslim.parity.compare import Answers
 from tfslim.parity.gate import GpuUse, why_no_gpu
-from tfslim.parity.job import Job, find_model, staged
+from tfslim.parity.job import Job, find_model, frozen_among, staged
 from tfslim.parity.locate import find_target
 from tfslim.parity.probing import Probed, Settings, probe_target
 from tfslim.slim.trace import Trace, TracedModel, merge, module_name
@@ -69,12 +69,20 @@ def trace_models(request: Request, client: Callable[[], DockerClient], ui: Ui) -
 
     Raises:
         InputError: The target is none, has no working TensorFlow, or cannot be recorded.
-        ModelError: A model cannot be loaded, or one of its signatures could not be run.
+        ModelError: A model is frozen or cannot be loaded, or one of its signatures could not be
+            run.
         EngineError: A GPU is required and cannot be had, or the engine refused.
         ServiceError: The target died while it ran a model.
     """
     target = find_target(request.source, client)
     models = [find_model(source, request.state / _MODELS, ui) for source in request.models]
+    if frozen := frozen_among(models):
+        raise ModelError(
+            f"a frozen model cannot be traced: {', '.join(frozen)}",
+            why="Models are traced with Python's TensorFlow, which does not load a frozen one.",
+            way_out="Trace the SavedModel that was frozen, and see afterwards whether the frozen "
+            "one has what it needs:\n  tfslim verify STOCK SLIM --model FROZEN",
+        )
     settings = replace(request.settings, record=True, gpu=not why_no_gpu(request.gpu, [target]))
     with staged(models, request.inputs) as job:
         with ui.step(f"Tracing in {target.name} ({target.kind})") as step:

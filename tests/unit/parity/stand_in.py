@@ -25,6 +25,8 @@ def main() -> None:
         return
     pairs = list(itertools.pairwise(arguments))
     out = Path(next(value for option, value in pairs if option == "--out"))
+    with (tree / "backends").open("a") as file:
+        file.writelines(f"{value}\n" for option, value in pairs if option == "--backend")
     out.mkdir(parents=True)
     environment = ENVIRONMENT | plan.get("environment", {})
     (out / probe.ENVIRONMENT).write_text(json.dumps(environment))

@@ -146,6 +146,14 @@ def test_a_model_that_does_not_load_is_told(traced: Tracer) -> None:
     assert "no file" in caught.value.why
 
 
+def test_a_frozen_model_is_not_traced(traced: Tracer, tmp_path: Path) -> None:
+    (tmp_path / "cnn" / "freeze.json").write_text('{"format": 1}')
+    (tmp_path / "cnn" / "frozen_graph.pb").touch()
+    with pytest.raises(ModelError, match="a frozen model cannot be traced: cnn") as caught:
+        traced()
+    assert "Trace the SavedModel that was frozen" in caught.value.way_out
+
+
 def test_a_target_that_dies_is_told(traced: Tracer, monkeypatch: pytest.MonkeyPatch) -> None:
     def dies(self: FakeTarget, job: Path, script: Script, on_line: object) -> Ended:
         out = job / script.argv[script.argv.index("--out") + 1]
