@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from helpers import FIXTURES
+
+NVML = Path(__file__).parents[2] / "fixtures" / "fake-driver" / "nvml.c"
+
+
+@pytest.fixture(scope="session")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a stand-in for the driver's management library, for LD_LIBRARY_PATH."""
+    if shutil.which("gcc") is None:
+        pytest.skip("no C compiler")
+    folder = tmp_path_factory.mktemp("driver")
+    library = str(folder / "libnvidia-ml.so.1")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, str(NVML)], check=True)
+    return str(folder)
 
 
 @pytest.fixture

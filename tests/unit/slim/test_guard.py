@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,19 +18,8 @@ from tfslim.slim.planning import make_plan
 from tfslim.slim.rules import make_policy
 
 HERE = Path(__file__).parent
-DRIVER = HERE.parents[1] / "fixtures" / "fake-driver" / "nvml.c"
 MODULES = HERE.parents[2] / "ci" / "tfslim" / "slim" / "guard" / "site"
 RUN = "import tensorflow; print('computes')"
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
-    if shutil.which("gcc") is None:
-        pytest.skip("no C compiler")
-    folder = tmp_path_factory.mktemp("driver")
-    library = str(folder / "libnvidia-ml.so.1")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, str(DRIVER)], check=True)
-    return str(folder)
 
 
 def make(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,20 +14,9 @@ from tfslim.slim.archs import parse_targets
 from tfslim.slim.planning import make_plan
 from tfslim.slim.rules import make_policy
 
-DRIVER = Path(__file__).parents[2] / "fixtures" / "fake-driver" / "nvml.c"
 RUN = "import tensorflow; print('computes')"
 TWICE = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import tensorflow'])"
 LINE = "modules with kernels are compiled from PTX at first use"
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
-    if shutil.which("gcc") is None:
-        pytest.skip("no C compiler")
-    folder = tmp_path_factory.mktemp("driver")
-    library = str(folder / "libnvidia-ml.so.1")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, str(DRIVER)], check=True)
-    return str(folder)
 
 
 def make(tree: Path, arch: str) -> None:
