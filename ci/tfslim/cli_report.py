@@ -15,6 +15,7 @@ from rich.text import Text
 from tfslim.bench.results import ColdStarts
 from tfslim.config import Config, Threshold
 from tfslim.errors import ConfigError, InputError
+from tfslim.files import write_whole
 from tfslim.report import charts, plots, render
 from tfslim.report.baseline import find_baseline, open_records
 from tfslim.report.budgets import BudgetResult, check_budgets
@@ -25,7 +26,6 @@ from tfslim.report.history import ChangePoint, History, HistorySeries, make_hist
 from tfslim.report.inert import plain
 from tfslim.report.machine import Environment
 from tfslim.report.record import RunRecord, merge, now
-from tfslim.report.samples import write
 from tfslim.ui import Ui
 
 __all__ = [
@@ -291,8 +291,8 @@ def _told(series: HistorySeries, change: ChangePoint) -> Text:
 
 def write_history(history: History, folder: Path, ui: Ui) -> None:
     """Write history.json and its plots."""
-    files = [write(folder / "history.json", history.model_dump_json(indent=1).encode())]
-    files += [write(folder / name, content) for name, content in _pictures(history)]
+    files = [write_whole(folder / "history.json", history.model_dump_json(indent=1))]
+    files += [write_whole(folder / name, content) for name, content in _pictures(history)]
     ui.note(f"written: {folder} ({', '.join(_names(files, folder))})")
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tfslim.errors import InputError
+from tfslim.files import write_whole
 
 __all__ = ["STATE_FILE", "ErrorText", "JobState", "Status", "Verdict", "aside"]
 
@@ -122,9 +123,4 @@ class JobState(_Model):
 
     def save(self, folder: Path) -> Path:
         """Write it into a report's folder; a reader never sees half of it."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / STATE_FILE
-        half = path.with_suffix(".part")
-        half.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        half.replace(path)
-        return path
+        return write_whole(folder / STATE_FILE, self.model_dump_json(indent=1) + "\n")

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tfslim import __version__
+from tfslim.files import write_whole
 from tfslim.report.measures import Measured, measures
 from tfslim.report.record import RunRecord
-from tfslim.report.samples import dumps, write
+from tfslim.report.samples import dumps
 
 __all__ = ["action_benchmark", "pytest_benchmark", "write_dashboards"]
 
@@ -35,7 +36,7 @@ def write_dashboards(record: RunRecord, folder: Path) -> list[Path]:
         action_benchmark(record, "larger"),
     )
     return [
-        write(folder / name, (dumps(data, indent=1) + "\n").encode())
+        write_whole(folder / name, dumps(data, indent=1) + "\n")
         for name, data in zip(_FILES, found, strict=True)
     ]
 

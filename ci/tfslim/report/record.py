@@ -19,6 +19,7 @@ from tfslim.bench.results import ColdStarts, HttpRun, InProcessRun, LoadgenRun
 from tfslim.bench.run import Measurement
 from tfslim.build.bake import BuiltImage
 from tfslim.config import Budget
+from tfslim.files import write_whole
 from tfslim.images.described import GateResult, RuleRemoval
 from tfslim.images.inspection import Inspection
 from tfslim.pins.lockfile import parse_lock
@@ -152,11 +153,9 @@ class RunRecord(_Record):
             What was written.
         """
         data, stored = samples.taken_out(self.model_dump(mode="json"), path.stem)
-        written = (
-            [] if stored is None else [samples.write(path.with_name(stored.name), stored.data)]
-        )
+        written = [] if stored is None else [write_whole(path.with_name(stored.name), stored.data)]
         text = samples.dumps(data, indent=1) + "\n"
-        return [samples.write(path, text.encode()), *written]
+        return [write_whole(path, text), *written]
 
     @property
     def subjects(self) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -10,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 from rich.console import RenderableType
 
+from tfslim.files import write_whole
 from tfslim.report import charts, plots, sections, summary, verdict
 from tfslim.report import html as html_page
 from tfslim.report import markdown as markdown_text
@@ -139,12 +139,12 @@ def write_report(
         comparison=comparison,
     )
     written = [
-        _write(folder / "report.md", markdown_text.markdown(report).encode()),
-        _write(folder / "report.html", html_page.html(report).encode()),
+        write_whole(folder / "report.md", markdown_text.markdown(report)),
+        write_whole(folder / "report.html", html_page.html(report)),
         *record.save(folder / "report.json"),
-        _write(folder / "verdict.json", (made.model_dump_json(indent=1) + "\n").encode()),
+        write_whole(folder / "verdict.json", made.model_dump_json(indent=1) + "\n"),
     ]
-    return written + [_write(folder / name, content) for name, content in _pictures(report)]
+    return written + [write_whole(folder / name, content) for name, content in _pictures(report)]
 
 
 def _pictures(report: Report) -> Iterator[tuple[str, bytes]]:
@@ -153,11 +153,3 @@ def _pictures(report: Report) -> Iterator[tuple[str, bytes]]:
         for mode in plots.THEMES:
             yield f"plots/{chart.name}-{mode}.svg", plots.svg(chart, mode).encode()
             yield f"plots/{chart.name}-{mode}.png", plots.png(chart, mode)
-
-
-def _write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
-    aside.write_bytes(content)
-    aside.replace(path)
-    return path

@@ -30,7 +30,6 @@ __all__ = [
     "put_back",
     "taken_out",
     "with_references",
-    "write",
 ]
 
 Beside = Callable[[str], bytes | None]
@@ -162,14 +161,6 @@ def dumps(data: object, *, indent: int | None = None) -> str:
     """Return JSON without NaN and Infinity, which JSON does not have."""
     separators = (",", ":") if indent is None else None
     return json.dumps(data, allow_nan=False, indent=indent, separators=separators)
-
-
-def write(path: Path, content: bytes) -> Path:
-    """Write a file aside and put it in place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_bytes(content)
-    return aside.replace(path)
 
 
 @dataclass(frozen=True)

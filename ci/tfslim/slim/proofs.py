@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tfslim.errors import InputError
+from tfslim.files import write_whole
 
 __all__ = ["NOT_PROVED", "Proof", "Proofs", "load_proofs", "save_proofs", "with_results"]
 
@@ -120,9 +121,7 @@ def save_proofs(proofs: Proofs, path: Path = DATA) -> None:
         allow_unicode=True,
         width=100,
     )
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text("\n".join([*head, body]), encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, "\n".join([*head, body]))
     load_proofs.cache_clear()
 
 

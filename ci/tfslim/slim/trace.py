@@ -17,6 +17,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, ValidationError
 
 from tfslim.errors import InputError, SlimError
+from tfslim.files import write_whole
 
 __all__ = ["Trace", "TracedModel", "load", "merge", "module_name", "package_path"]
 
@@ -88,10 +89,8 @@ class Trace(_Data):
     opened: Names
 
     def save(self, path: Path) -> None:
-        """Write it, aside first, so that an interruption leaves the old one."""
-        aside = path.with_name(f".{path.name}.new")
-        aside.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        aside.replace(path)
+        """Write it whole: an interruption leaves the old one."""
+        write_whole(path, self.model_dump_json(indent=1) + "\n")
 
     def check_fits(self, packages: Mapping[str, str]) -> None:
         """Refuse an environment whose files are not those that the trace speaks of.
