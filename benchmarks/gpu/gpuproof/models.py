@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ from tfslim.bench.rootfs import RootService, RootTarget, serve_root
 from tfslim.bench.rootstarts import RootStart, root_cold_starts
 from tfslim.bench.throughput import Subject, doubts, measure_calls
 from tfslim.config import BenchConfig
-from tfslim.errors import TfslimError
 from tfslim.parity.compare import compare_model, default_rule, not_asked, same_way, same_words
 from tfslim.parity.job import Job, find_model, staged
 from tfslim.parity.probing import Probed, Settings, probe_target
@@ -61,7 +59,7 @@ class Models:
         """Compare a tree's answers with the stock tree's, else with its own on the CPU."""
         why_not = self._why_not(tree)
         if why_not:
-            return _result(step, status="not measured", why=why_not)
+            return step.result(status="not measured", why=why_not)
         started = time.monotonic()
         exact = step.mode == "deterministic"
         models = [find_model(source, self.state / "models", self.ui) for source in self.sources]
@@ -78,8 +76,7 @@ class Models:
             status, why = "failed", "TensorFlow lists no GPU"
         elif not failed and all(case.status == "not measured" for case in cases):
             status, why = "not measured", "not measured: no model could be compared"
-        return _result(
-            step,
+        return step.result(
             status=status,
             why=why,
             device=", ".join(gpus) or CPU,
@@ -105,9 +102,10 @@ class Models:
 
     def _right(self, job: Job, step: Step, tree: Opened, *, exact: bool) -> Probed:
         """Return the answers that count as right, asked once."""
-        alone = self.stock is None or self.stock is tree
-        subject, gpu = (tree, False) if alone or self.stock is None else (self.stock, True)
-        gpu = gpu and self.device.gpu
+        if self.stock is None or self.stock is tree:
+            subject, gpu = tree, False
+        else:
+            subject, gpu = self.stock, self.device.gpu
         key = (subject.facts.name, gpu, exact and gpu)
         if key not in self.known:
             self.known[key] = self._probe(subject, job, step, gpu=gpu, exact=exact and gpu)
@@ -187,7 +185,7 @@ class Speed:
         trees = [tree for tree in self.trees if self._model_of(tree)]
         if not trees:
             why = "not measured: no model was named (--model), and none is in a tree"
-            return _result(step, status="not measured", why=why)
+            return step.result(status="not measured", why=why)
         settings = BenchConfig(
             launches=self.launches,
             seconds=self.seconds,
@@ -196,10 +194,7 @@ class Speed:
         )
         subjects = [Subject(tree.facts.name, tree.target, self.model, _NAME) for tree in trees]
         started = time.monotonic()
-        try:
-            runs = measure_calls(subjects, settings, group=0, gpu=self.device.gpu, ui=self.ui)
-        except TfslimError as error:
-            return _result(step, status="failed", why=error.what, tail=error.why[-4000:])
+        runs = measure_calls(subjects, settings, group=0, gpu=self.device.gpu, ui=self.ui)
         self._kept(step).write_bytes(_CALLS.dump_json(runs))
         figures: dict[str, float] = {}
         for subject in subjects:
@@ -219,14 +214,11 @@ class Speed:
         roots = [start for tree in self.trees if (start := self._start_of(tree)) is not None]
         if not roots:
             why = "not measured: no root file system with a service and a model was carried"
-            return _result(step, status="not measured", why=why)
+            return step.result(status="not measured", why=why)
         started = time.monotonic()
-        try:
-            found = root_cold_starts(
-                roots, self.launches, gpu=self.device.gpu, device=self.text, ui=self.ui
-            )
-        except TfslimError as error:
-            return _result(step, status="failed", why=error.what, tail=error.why[-4000:])
+        found = root_cold_starts(
+            roots, self.launches, gpu=self.device.gpu, device=self.text, ui=self.ui
+        )
         self._kept(step).write_text(found.model_dump_json(), encoding="utf-8")
         figures: dict[str, float] = {}
         for root in roots:
@@ -251,9 +243,7 @@ class Speed:
     def starts(self) -> ColdStarts | None:
         """Return the raw results of `cold_start`."""
         path = self.state / "cold-start.json"
-        if not path.is_file():
-            return None
-        return ColdStarts.model_validate(json.loads(path.read_bytes()))
+        return ColdStarts.model_validate_json(path.read_bytes()) if path.is_file() else None
 
     def _kept(self, step: Step) -> Path:
         return self.state / f"{step.part.id}.json"
@@ -284,15 +274,10 @@ class Speed:
     def _timed(
         step: Step, started: float, device: str, figures: dict[str, float], notes: Sequence[str]
     ) -> StepResult:
-        return _result(
-            step,
+        return step.result(
             status="passed",
             device=device,
             seconds=time.monotonic() - started,
             figures={name: round(value, 6) for name, value in figures.items()},
             notes=tuple(notes),
         )
-
-
-def _result(step: Step, **found: Any) -> StepResult:
-    return StepResult(tree=step.tree, part=step.part.id, mode=step.mode, identity="", **found)

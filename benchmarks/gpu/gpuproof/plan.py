@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from gpuproof.document import TreeFacts
+from gpuproof.document import StepResult, TreeFacts
 from tfslim.errors import ConfigError
 
 __all__ = ["Mode", "Part", "Plan", "Question", "Step", "load_plan", "steps"]
@@ -82,6 +82,10 @@ class Step(_Data):
     def name(self) -> str:
         """What it is called in files and on the screen."""
         return f"{self.tree}.{self.part.id}.{self.mode}"
+
+    def result(self, **found: Any) -> StepResult:
+        """Return what came of it; it has no identity before it is kept."""
+        return StepResult(tree=self.tree, part=self.part.id, mode=self.mode, identity="", **found)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,43 +92,28 @@ class Runner:
             self.reused.append(step.name)
             return known
         if self.deadline is not None and time.monotonic() > self.deadline:
-            return StepResult(
-                tree=step.tree,
-                part=step.part.id,
-                mode=step.mode,
-                identity="",
-                status="not measured",
-                why=_OUT_OF_TIME,
-            )
+            return step.result(status="not measured", why=_OUT_OF_TIME)
         result = self._done(step).model_copy(update={"identity": identity})
         save(result, path)
         return result
 
     def _done(self, step: Step) -> StepResult:
         try:
-            return self._work(step)()
+            return self._work(step)
         except TfslimError as error:
-            return StepResult(
-                tree=step.tree,
-                part=step.part.id,
-                mode=step.mode,
-                identity="",
-                status="failed",
-                why=error.what,
-                tail=error.why[-4000:],
-            )
+            return step.result(status="failed", why=error.what, tail=error.why[-4000:])
 
-    def _work(self, step: Step) -> Callable[[], StepResult]:
+    def _work(self, step: Step) -> StepResult:
         match step.part.kind:
             case "throughput":
-                return lambda: self.speed.throughput(step)
+                return self.speed.throughput(step)
             case "cold-start":
-                return lambda: self.speed.cold_start(step)
+                return self.speed.cold_start(step)
             case "models":
-                return lambda: self.models.run(step, self.trees[step.tree])
+                return self.models.run(step, self.trees[step.tree])
         scripts = {"suite": run_suite, "listing": run_listing, "guard": run_guard}
-        run, tree = scripts[step.part.kind], self.trees[step.tree]
-        return lambda: run(step, tree, self.device, self.state / "jobs")
+        run = scripts[step.part.kind]
+        return run(step, self.trees[step.tree], self.device, self.state / "jobs")
 
     def _identity(self, step: Step) -> str:
         """Return a digest over all that decides what comes of a step."""

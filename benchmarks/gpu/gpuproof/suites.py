@@ -27,6 +27,7 @@ _GUARD_WORDS = "cannot run it: slim with --cuda-arch"
 _TIMED_OUT = (124, 137)
 _TAIL_LINES = 25
 _NO_GPU = "not measured: no GPU"
+_NO_TENSORFLOW = "not measured: Python's TensorFlow was taken out of this tree (rule native)"
 # Whoever has no such code: compute capability 6.1 of 2016.
 _OLD_GPUS = ("6.1", "7.5")
 
@@ -47,11 +48,10 @@ class Device:
 def run_suite(step: Step, tree: Opened, device: Device, jobs: Path) -> StepResult:
     """Run a suite of cases in a process of its own."""
     if tree.facts.backend == "capi":
-        why = "not measured: Python's TensorFlow was taken out of this tree (rule native)"
-        return _result(step, status="not measured", why=why)
+        return step.result(status="not measured", why=_NO_TENSORFLOW)
     # On a CPU a mode in which only CUDA would do something else says nothing new.
     if not device.gpu and step.mode in ("warm-jit", "eager"):
-        return _result(step, status="not measured", why=_NO_GPU)
+        return step.result(status="not measured", why=_NO_GPU)
     job = _staged(tree, jobs)
     out = job / "out" / f"{step.part.id}-{step.mode}.jsonl"
     out.unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def run_suite(step: Step, tree: Opened, device: Device, jobs: Path) -> StepResul
         found = _read(out)
     except (ValueError, ValidationError) as error:
         why = f"its results cannot be read: {error}"
-        return _result(step, status="failed", why=why, tail=_tail(ended))
+        return step.result(status="failed", why=why, tail=_tail(ended))
     result = _judged(step, found, ended, device, seconds)
     return result.model_copy(update={"jit_cache": _cache_of(job / cache) if device.gpu else {}})
 
@@ -79,10 +79,9 @@ def run_suite(step: Step, tree: Opened, device: Device, jobs: Path) -> StepResul
 def run_listing(step: Step, tree: Opened, device: Device, jobs: Path) -> StepResult:
     """Have TensorFlow list GPUs, the machine's or the stand-in's."""
     if tree.facts.backend == "capi":
-        why = "not measured: Python's TensorFlow was taken out of this tree (rule native)"
-        return _result(step, status="not measured", why=why)
+        return step.result(status="not measured", why=_NO_TENSORFLOW)
     if not device.gpu and device.stand_in is None:
-        return _result(step, status="not measured", why=_NO_GPU)
+        return step.result(status="not measured", why=_NO_GPU)
     job = _staged(tree, jobs)
     out = job / "out" / "listing.json"
     out.unlink(missing_ok=True)
@@ -96,12 +95,11 @@ def run_listing(step: Step, tree: Opened, device: Device, jobs: Path) -> StepRes
     seconds = time.monotonic() - started
     status, why = _how(ended, seconds, step)
     if status != "passed" or not out.is_file():
-        return _result(step, status=status, why=why or "it listed nothing", tail=_tail(ended))
+        return step.result(status=status, why=why or "it listed nothing", tail=_tail(ended))
     said = json.loads(out.read_bytes())
     name = ", ".join(said["gpus"]) if device.gpu else STAND_IN
     good = bool(said["gpus"])
-    return _result(
-        step,
+    return step.result(
         status="passed" if good else "failed",
         why="" if good else "TensorFlow lists no GPU",
         device=name or "no GPU listed",
@@ -115,7 +113,7 @@ def run_listing(step: Step, tree: Opened, device: Device, jobs: Path) -> StepRes
 def run_guard(step: Step, tree: Opened, device: Device, jobs: Path) -> StepResult:
     """Import TensorFlow where its GPU code is for others: the guard has to end the process."""
     if not device.gpu and device.stand_in is None:
-        return _result(step, status="not measured", why=_NO_GPU)
+        return step.result(status="not measured", why=_NO_GPU)
     job = _staged(tree, jobs)
     env = {}
     if not device.gpu:
@@ -127,8 +125,7 @@ def run_guard(step: Step, tree: Opened, device: Device, jobs: Path) -> StepResul
         ended = tree.target.run(job, script, _quiet)
     said = next((line for line in ended.tail.splitlines() if _GUARD_WORDS in line), "")
     good = ended.status == _GUARD_STATUS and bool(said)
-    return _result(
-        step,
+    return step.result(
         status="passed" if good else "failed",
         why="" if good else f"{ended.how}, and not {_GUARD_STATUS} with the guard's line",
         device="the GPU that it does not serve" if device.gpu else STAND_IN,
@@ -206,8 +203,7 @@ def _judged(step: Step, found: _Found, ended: Ended, device: Device, seconds: fl
         status, why = "not measured", "not measured: none of its cases can run here"
     firsts = [case.first_s for case in found.cases if case.first_s is not None]
     figures = {name: found.start[name] for name in ("import_s", "device_s") if name in found.start}
-    return _result(
-        step,
+    return step.result(
         status=status,
         why=why,
         device=gpus if device.gpu else CPU,
@@ -228,10 +224,6 @@ def _how(ended: Ended, seconds: float, step: Step) -> tuple[Any, str]:
     if ended.status in _TIMED_OUT and seconds >= step.part.seconds - 1:
         return "timed out", f"ended after {step.part.seconds:.0f} s"
     return "crashed", ended.how
-
-
-def _result(step: Step, **found: Any) -> StepResult:
-    return StepResult(tree=step.tree, part=step.part.id, mode=step.mode, identity="", **found)
 
 
 def _cache_of(folder: Path) -> dict[str, int]:
