@@ -2,13 +2,14 @@ r"""Let an image pass only if it answers as its packages did before slimming. Ru
 
     zoo     asks for every CUDA library (check_cuda.py), then compares a zoo of models of many
             kinds; an image for one model serves no others, and is not asked
-    model   compares the model at /model
+    model   compares the model at /model, and its frozen form at /served where the build made one
 
 Compared are the environment as it was installed (/stock) and the one of this image (/opt/venv).
 What was compared goes into the image, without times, so that equal images stay equal.
 
 They are compared as the image will serve them: through Python's TensorFlow, or with BACKEND=capi
-through TensorFlow's C API.
+through TensorFlow's C API. A frozen model is asked through that on both sides, since Python's
+TensorFlow does not load it: what freezing changed is in its freeze.json, measured by the freezer.
 
 Usage: BACKEND=tensorflow|capi PROFILE=arch|inference|workload|none GATE=on|off \
     python gate.py zoo|model OUT
@@ -25,7 +26,8 @@ from typing import Any
 
 STOCK, SLIM = "/stock", "/opt/venv"
 TFSLIM = "/opt/tfslim/bin/tfslim"
-MODEL = Path("/model")
+MODEL, SERVED = Path("/model"), Path("/served")
+FROZEN = "freeze.json"
 VERDICT = Path("verdict.json")
 OFF = """\
 gate: ##########################################################
@@ -66,7 +68,10 @@ def model(profile: str, *, on: bool) -> dict[str, Any]:
         if profile == "workload":
             sys.exit("gate: there is no model to try, and an image for one model needs it")
         return {"outcome": "not asked", "why": "there was no model"}
-    return compare("--model", MODEL)
+    record = compare("--model", MODEL)
+    if (SERVED / FROZEN).is_file() and not any(MODEL.rglob(FROZEN)):
+        record["models"] |= compare("--model", SERVED)["models"]
+    return record
 
 
 def main() -> None:

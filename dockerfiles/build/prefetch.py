@@ -1,6 +1,7 @@
 """Record what a start of the service reads, so that the next start can have it read ahead.
 
-Runs in the image as it will be. It starts the service with the model at /model until that is warm
+Runs in the image as it will be. It starts the service with the model at /model, or with its frozen
+form at /served where the build made one, until that is warm
 and ready, in a process that takes down which files Python opens and which pages of libraries and
 other mapped files the kernel has mapped for it (/proc/self/pagemap). Nothing is measured by time,
 and the page cache is left alone, which a build could neither drop nor trust.
@@ -32,7 +33,7 @@ from typing import Any
 LIST = Path("usr/share/tfslim/prefetch")
 HEAD = "tfslim prefetch 1"
 MODEL, APP = Path("/model"), Path("/app")
-MODEL_FILES = ("saved_model.pb", "freeze.json")  # the second describes a frozen model
+SERVED, FROZEN = Path("/served"), "freeze.json"
 PAGE = 4096
 # Reading on is cheaper than beginning anew: a gap of up to so many pages (32 KiB) is read, too.
 GAP = 8
@@ -42,7 +43,7 @@ LARGE_BYTES = 1024 * 1024
 WHOLE_BYTES = 12 * 1024 * 1024
 MOST_BYTES = 384 * 1024 * 1024
 # What is no part of the image, or another model in the next start.
-NOT_OURS = ("/proc/", "/sys/", "/dev/", "/tmp/", "/root/", "/run/", "/build/", f"{MODEL}/")  # noqa: S108
+NOT_OURS = ("/proc/", "/sys/", "/dev/", "/tmp/", "/root/", "/run/", "/build/")  # noqa: S108
 SECONDS = 300
 EPOCH = int(os.environ.get("SOURCE_DATE_EPOCH", "315532800"))
 _PRESENT = 3 << 62  # in memory, or swapped out (Documentation/admin-guide/mm/pagemap.rst)
@@ -112,7 +113,7 @@ def lines(opened: Iterable[str], mapped: dict[str, set[int]]) -> Iterator[tuple[
     # What the dynamic loader found for others: libraries, which are wanted early.
     needed = sorted(path for path in mapped if path not in names)
     for path in [*needed, *names]:
-        if path.startswith(NOT_OURS) or "\n" in path or "\t" in path:
+        if path.startswith((*NOT_OURS, f"{MODEL}/", f"{SERVED}/")) or "\n" in path or "\t" in path:
             continue
         with suppress(OSError):
             said = Path(path).stat()
@@ -154,11 +155,19 @@ def wait_until_ready(port: int) -> None:
     sys.exit("prefetch: the service was not ready in time")
 
 
-def serve_and_write(opened: Opened, target: Path) -> None:
+def model_folder() -> Path | None:
+    """Return the model to start with, as it will be served; None where there is none."""
+    if (SERVED / FROZEN).is_file():
+        return SERVED
+    found = any(any(MODEL.rglob(name)) for name in ("saved_model.pb", FROZEN))
+    return MODEL if found else None
+
+
+def serve_and_write(model: Path, opened: Opened, target: Path) -> None:
     """Run the service in this process, and write the list once it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    os.environ.update(PORT=str(port), HOST="127.0.0.1")
+    os.environ.update(PORT=str(port), HOST="127.0.0.1", TFSLIM_MODEL_PATH=str(model))
 
     def watch() -> None:
         try:
@@ -197,8 +206,8 @@ def write(opened: Opened, target: Path) -> None:
 def record(target: Path) -> None:
     """Record in this process; it ends here."""
     opened = Opened()
-    if any(any(MODEL.rglob(name)) for name in MODEL_FILES):
-        serve_and_write(opened, target)
+    if (model := model_folder()) is not None:
+        serve_and_write(model, opened, target)
     else:
         import_and_write(opened, target)
         os._exit(0)

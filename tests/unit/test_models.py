@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tfserve_app import savedmodel
+from tfserve_app.capi import frozen as capi_frozen
 from tfslim import models, proc
 from tfslim.errors import ModelError, NetworkError
 from tfslim.models import (
@@ -85,6 +87,11 @@ def test_a_frozen_model_is_taken_and_it_alone_is_baked(tmp_path: Path) -> None:
     names = sorted(path.name for path in (tmp_path / "context").iterdir())
     assert names == ["freeze.json", "frozen_graph.pb"]
     assert names_frozen(str(tmp_path / "toy"))
+
+
+def test_names_are_those_that_the_freezer_gives() -> None:
+    assert savedmodel.FROZEN_FILE == models.FROZEN_FILE
+    assert (capi_frozen.GRAPH, capi_frozen.FORMAT) == (models._FROZEN_GRAPH, models._FROZEN_FORMAT)
 
 
 def test_what_is_no_frozen_model(tmp_path: Path) -> None:

@@ -25,17 +25,19 @@ def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tfslim.write_text(
         f"#!{sys.executable}\n"
         "import pathlib, sys\n"
-        "pathlib.Path('asked').write_text(' '.join(sys.argv[1:]))\n"
+        "with open('asked', 'a') as asked: asked.write(' '.join(sys.argv[1:]))\n"
         f"pathlib.Path('verdict.json').write_text({json.dumps(VERDICT)!r})\n"
         "sys.exit(int(pathlib.Path('status').read_text()))\n"
     )
     tfslim.chmod(0o755)
     (tmp_path / "status").write_text("0")
     (tmp_path / "check_cuda.py").touch()
-    (tmp_path / "model").mkdir()
+    for name in ("model", "served"):
+        (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gate, "TFSLIM", str(tfslim))
     monkeypatch.setattr(gate, "MODEL", tmp_path / "model")
+    monkeypatch.setattr(gate, "SERVED", tmp_path / "served")
     monkeypatch.setattr(gate, "__file__", str(tmp_path / "gate.py"))
     return tmp_path
 
@@ -63,6 +65,27 @@ def test_the_model_is_compared_too(image: Path, monkeypatch: pytest.MonkeyPatch)
     (image / "model" / "saved_model.pb").touch()
     assert run(monkeypatch, "model")["outcome"] == "passed"
     assert Path("asked").read_text().endswith(f"--model {image / 'model'}")
+
+
+def test_a_model_that_the_build_froze_is_compared_in_both_forms(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (image / "model" / "saved_model.pb").touch()
+    (image / "served" / "freeze.json").touch()
+    assert run(monkeypatch, "model")["models"] == {"cnn": "passed"}
+    asked = Path("asked").read_text().split("verify ")[1:]
+    names = [text.rpartition("--model ")[2] for text in asked]
+    assert names == [str(image / "model"), str(image / "served")]
+
+
+def test_a_model_that_came_frozen_is_compared_once(
+    image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("model", "served"):
+        (image / name / "freeze.json").touch()
+        (image / name / "frozen_graph.pb").touch()
+    assert run(monkeypatch, "model")["outcome"] == "passed"
+    assert Path("asked").read_text().count("verify") == 1
 
 
 def test_an_image_for_one_model_is_not_asked_for_others(monkeypatch: pytest.MonkeyPatch) -> None:

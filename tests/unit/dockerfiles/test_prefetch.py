@@ -115,6 +115,23 @@ def test_a_start_is_recorded_in_the_order_of_first_use(tmp_path: Path) -> None:
     assert path.stat().st_mtime == prefetch.EPOCH
 
 
+def test_a_start_is_made_with_the_model_as_it_will_be_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, served = tmp_path / "model", tmp_path / "served"
+    for folder, name in ((model, "MODEL"), (served, "SERVED")):
+        folder.mkdir()
+        monkeypatch.setattr(prefetch, name, folder)
+    assert prefetch.model_folder() is None
+    (model / "1").mkdir()
+    (model / "1" / "freeze.json").touch()
+    assert prefetch.model_folder() == model
+    (served / "freeze.json").touch()
+    assert prefetch.model_folder() == served
+    (model / "page").write_text("x")
+    assert not list(prefetch.lines([str(model / "page"), str(served / "freeze.json")], {}))
+
+
 def test_a_service_that_fails_makes_no_list_and_no_broken_build(tmp_path: Path) -> None:
     done = record(tmp_path, "raise SystemExit(3)")
     assert done.returncode == 0
