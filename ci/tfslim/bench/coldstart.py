@@ -21,6 +21,7 @@ from tfslim.bench.coldjournal import Journal
 from tfslim.bench.coldlaunch import Timeline, launch_cold
 from tfslim.bench.pagecache import PageCache, choose, largest_files, resident_share
 from tfslim.bench.results import ColdLaunch, ColdStarts
+from tfslim.bench.turns import rotated
 from tfslim.config import BenchConfig
 from tfslim.errors import TfslimError
 from tfslim.ui import Ui, human_bytes
@@ -209,7 +210,7 @@ def _run(runner: _Runner, subjects: Sequence[Subject], launches: int, ui: Ui) ->
     planned = [
         (number, subject, state)
         for number in range(launches)
-        for subject in _rotated(subjects, number)
+        for subject in rotated(subjects, number)
         for state in turn
         if (subject.name, number, state.page_cache, state.jit_cache) not in done
     ]
@@ -354,9 +355,3 @@ def _jit_folder(runner: _Runner, subject: Subject, state: State) -> Iterator[Pat
             yield fresh
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _rotated(subjects: Sequence[Subject], turn: int) -> list[Subject]:
-    """Start each turn with another image, so that none always follows the same one."""
-    start = turn % len(subjects)
-    return [*subjects[start:], *subjects[:start]]

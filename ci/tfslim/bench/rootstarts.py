@@ -21,6 +21,7 @@ from tfslim.bench.coldstart import states
 from tfslim.bench.load import make_request, predict
 from tfslim.bench.results import ColdLaunch, ColdStarts
 from tfslim.bench.rootfs import RootService
+from tfslim.bench.turns import rotated
 from tfslim.errors import ServiceError
 from tfslim.ui import Ui
 
@@ -70,8 +71,7 @@ def root_cold_starts(
     ):
         caches = {root.name: Path(scratch, str(number)) for number, root in enumerate(roots)}
         for number in range(launches):
-            start = number % max(1, len(roots))
-            for root in (*roots[start:], *roots[:start]):
+            for root in rotated(roots, number):
                 for state in turn:
                     step.update(f"{root.name}, launch {number + 1} of {launches}")
                     cache = caches[root.name]

@@ -25,6 +25,7 @@ from tfslim.bench.ready import Running
 from tfslim.bench.results import HttpRun, InProcessRun
 from tfslim.bench.stats import Comparison, compare_sides
 from tfslim.bench.telemetry import Telemetry, watch_gpus
+from tfslim.bench.turns import rotated
 from tfslim.config import BenchConfig
 from tfslim.parity.target import Target
 from tfslim.ui import Ui
@@ -37,7 +38,6 @@ __all__ = [
     "doubts",
     "measure_calls",
     "measure_services",
-    "rotated",
 ]
 
 _OPEN_CLIENTS = 32  # most requests in flight of an open loop; the service queues as many
@@ -247,12 +247,6 @@ def doubts(calls: Sequence[InProcessRun], http: Sequence[HttpRun]) -> list[str]:
             for (subject, kind, size), reasons in limited.items()
         ),
     ]
-
-
-def rotated(subjects: Sequence[Subject], turn: int) -> list[Subject]:
-    """Start each turn with another subject, so that none always follows the same one."""
-    start = turn % max(1, len(subjects))
-    return [*subjects[start:], *subjects[:start]]
 
 
 @dataclass(frozen=True)

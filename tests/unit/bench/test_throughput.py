@@ -24,8 +24,8 @@ from tfslim.bench.throughput import (
     doubts,
     measure_calls,
     measure_services,
-    rotated,
 )
+from tfslim.bench.turns import rotated
 from tfslim.config import BenchConfig
 from tfslim.ui import Ui
 
