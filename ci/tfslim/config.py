@@ -142,7 +142,8 @@ class ModelConfig(_Section):
 
     source: str = Field(
         "demo:basic-pitch",
-        description="A SavedModel folder, or demo:basic-pitch or demo:mobilenet.",
+        description="A SavedModel folder, or demo:basic-pitch or demo:mobilenet. For images that "
+        "the C API serves also the folder of a frozen model.",
     )
     name: str | None = Field(
         None,
