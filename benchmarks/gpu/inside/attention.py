@@ -33,16 +33,11 @@ def _all(tf: Any, np: Any) -> Iterator[Case]:
                     yield Case(
                         f"{name}, {way}",
                         dtype,
-                        lambda work=work, q=q, k=k, v=v: _exact(tf, lambda: work(q, k, v)),
+                        lambda work=work, q=q, k=k, v=v: work(q, k, v),
                         lambda wide=wide, causal=causal: _right(np, *wide, causal=causal),
                         near,
                         ("BatchMatMulV2", "Softmax", *(["@xla"] if way == "xla" else [])),
                     )
-
-
-def _exact(tf: Any, work: Any) -> Any:
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    return work()
 
 
 def _attention(tf: Any, causal: bool) -> Any:

@@ -56,10 +56,6 @@ def _convolution(tf: Any, np: Any, kind: str, layout: str, shape: Any) -> Case:
     (x, w), (wide_x, wide_w) = _pair(tf, np, name, kind, *sizes)
     given = tf.transpose(x, (0, 3, 1, 2)) if layout == "NCHW" else x
 
-    def run() -> Any:
-        tf.config.experimental.enable_tensor_float_32_execution(kind == "tf32")
-        return tf.nn.conv2d(given, w, stride, padding, layout, dilation)
-
     def reference() -> Any:
         with tf.device("/CPU:0"):
             inputs = np.split(wide_x, groups, axis=3)
@@ -71,18 +67,16 @@ def _convolution(tf: Any, np: Any, kind: str, layout: str, shape: Any) -> Case:
         return right.transpose(0, 3, 1, 2) if layout == "NCHW" else right
 
     out = -(-height // stride) * -(-width // stride)
-    gpu_only = "this layout has no kernel for CPUs" if layout == "NCHW" else ""
-    if kind == "tf32":
-        gpu_only = "TF32 is a GPU's way"
     return Case(
         name,
         kind,
-        run,
+        lambda: tf.nn.conv2d(given, w, stride, padding, layout, dilation),
         reference,
         TOLERANCE[kind],
         ("Conv2D",),
-        gpu_only,
+        "this layout has no kernel for CPUs" if layout == "NCHW" else "",
         flops=2.0 * batch * out * filters * kernel * kernel * channels / groups,
+        tf32=kind == "tf32",
     )
 
 
@@ -134,16 +128,13 @@ def _depthwise(nn: Any) -> Any:
 def _like_cpu(tf: Any, np: Any, name: str, ops: tuple, work: Any, *shapes: Any) -> Case:
     tensors, wide = _pair(tf, np, name, "float32", *shapes)
 
-    def run() -> Any:
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-        return work(*tensors)
-
     def reference() -> Any:
         single = ops in (("FusedBatchNormV3",), ("LRN",))  # they have no float64
         with tf.device("/CPU:0"):
             return work(*(tf.constant(one, "float32" if single else "float64") for one in wide))
 
-    return Case(f"float32 {name}", "float32", run, reference, TOLERANCE["float32"], ops)
+    near = TOLERANCE["float32"]
+    return Case(f"float32 {name}", "float32", lambda: work(*tensors), reference, near, ops)
 
 
 def _gradient(tf: Any, np: Any) -> Case:
@@ -157,13 +148,9 @@ def _gradient(tf: Any, np: Any) -> Case:
             loss = tf.reduce_sum(tf.square(tf.nn.conv2d(first, second, 2, "SAME")))
         return tape.gradient(loss, (first, second))
 
-    def run() -> Any:
-        tf.config.experimental.enable_tensor_float_32_execution(False)
-        return both(x, w)
-
     def reference() -> Any:
         with tf.device("/CPU:0"):
             return both(tf.constant(wide_x), tf.constant(wide_w))
 
     ops = ("Conv2DBackpropInput", "Conv2DBackpropFilter")
-    return Case("float32 gradients", "float32", run, reference, 5e-5, ops)
+    return Case("float32 gradients", "float32", lambda: both(x, w), reference, 5e-5, ops)

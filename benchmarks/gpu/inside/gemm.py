@@ -64,20 +64,6 @@ def _values(tf: Any, np: Any, label: str, kind: str, *shapes: tuple[int, ...]) -
     return tensors, [tf.cast(one, wide).numpy() for one in tensors]
 
 
-def _as(tf: Any, kind: str, work: Any) -> Any:
-    """Return the work with TF32 allowed or not."""
-
-    def run() -> Any:
-        tf.config.experimental.enable_tensor_float_32_execution(kind == "tf32")
-        return work()
-
-    return run
-
-
-def _why_gpu(kind: str) -> str:
-    return "TF32 is a GPU's way" if kind == "tf32" else ""
-
-
 def _product(tf: Any, np: Any, kind: str, shape: tuple[int, int, int]) -> Case:
     rows, inner, columns = shape
     name = f"{kind} {rows}x{inner}x{columns}"
@@ -85,12 +71,12 @@ def _product(tf: Any, np: Any, kind: str, shape: tuple[int, int, int]) -> Case:
     return Case(
         name,
         kind,
-        _as(tf, kind, lambda: tf.matmul(a, b)),
+        lambda: tf.matmul(a, b),
         lambda: wide_a @ wide_b,
         TOLERANCE[kind],
         ("MatMul",),
-        _why_gpu(kind),
         flops=2.0 * rows * inner * columns,
+        tf32=kind == "tf32",
     )
 
 

@@ -53,6 +53,7 @@ class Case:
         gpu_only: Why it cannot run on a CPU; empty where it can.
         error: Type of the error that it has to raise; empty for a result.
         flops: Floating point operations; 0 where that is no measure.
+        tf32: Products of float32 may be computed as TF32, which only GPUs do.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Case:
     gpu_only: str = ""
     error: str = ""
     flops: float = 0.0
+    tf32: bool = False
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,6 @@ def main() -> int:
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
             tf.random.set_seed(1)
-        tf.config.experimental.enable_tensor_float_32_execution(False)  # a case turns it on
         imported = time.perf_counter()
         gpus = tf.config.list_physical_devices("GPU") if settings.gpu else []
         _first_touch(tf, settings)
@@ -147,8 +148,10 @@ class _Runner:
     def result(self, case: Case) -> dict[str, Any]:
         """Run a case; whatever comes of it is a result."""
         found: dict[str, Any] = {"name": case.name, "dtype": case.dtype}
-        if case.gpu_only and not self._settings.gpu:
-            return {**found, "status": "not measured", "why": f"{_GPU_ONLY} ({case.gpu_only})"}
+        gpu_only = "TF32 is a GPU's way" if case.tf32 else case.gpu_only
+        if gpu_only and not self._settings.gpu:
+            return {**found, "status": "not measured", "why": f"{_GPU_ONLY} ({gpu_only})"}
+        self._tf.config.experimental.enable_tensor_float_32_execution(case.tf32)
         gone = self._gone(case)
         try:
             found.update(self._computed(case))

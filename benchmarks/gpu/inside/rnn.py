@@ -35,7 +35,7 @@ def _layers(tf: Any, np: Any, keras: Any) -> Iterator[Case]:
             yield Case(
                 f"{kind} {batch}x{steps}x{width} to {units}",
                 "float32",
-                lambda layer=layer, x=x: _exact(tf, lambda: layer(tf.constant(x))),
+                lambda layer=layer, x=x: layer(tf.constant(x)),
                 lambda x=x, w=wide, right=right: right(np, x.astype("float64"), *w),
                 _NEAR["float32"],
                 ("CudnnRNNV3", "@keras-rnn"),
@@ -44,16 +44,11 @@ def _layers(tf: Any, np: Any, keras: Any) -> Iterator[Case]:
             yield Case(
                 f"{kind} {batch}x{steps}x{width} to {units}, as a graph",
                 "float32",
-                lambda f=compiled, x=x: _exact(tf, lambda: f(tf.constant(x))),
+                lambda f=compiled, x=x: f(tf.constant(x)),
                 lambda x=x, w=wide, right=right: right(np, x.astype("float64"), *w),
                 _NEAR["float32"],
                 ("CudnnRNNV3", "@keras-rnn"),
             )
-
-
-def _exact(tf: Any, work: Any) -> Any:
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    return work()
 
 
 def _weights(np: Any, kind: str, width: int, units: int) -> list[Any]:

@@ -104,16 +104,11 @@ def _all(tf: Any, np: Any) -> Iterator[Case]:
         yield Case(
             name,
             "float32",
-            lambda f=compiled, given=given: _exact(tf, lambda: f(*map(tf.constant, given))),
+            lambda f=compiled, given=given: f(*map(tf.constant, given)),
             right,
             near,
             (*ops, "@xla"),
         )
-
-
-def _exact(tf: Any, work: Any) -> Any:
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    return work()
 
 
 def _on_cpu(tf: Any) -> Any:

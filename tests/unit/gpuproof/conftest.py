@@ -30,8 +30,10 @@ TENSORFLOW = """
         def __exit__(self, *what): ...
 
     class _Experimental:
+        tf32 = None
         @staticmethod
-        def enable_tensor_float_32_execution(on): ...
+        def enable_tensor_float_32_execution(on):
+            _Experimental.tf32 = on
         @staticmethod
         def enable_op_determinism(): ...
         @staticmethod

@@ -22,6 +22,11 @@ def cases(tf, np, settings):
         raise InternalError("CUFFT_NOT_SUPPORTED")
     def lacks():
         raise InternalError("Could not find device for node: X")
+    def tf32():
+        return tf.constant([float(tf.config.experimental.tf32)])
+    yield Case("TF32 off", "float32", tf32, lambda: np.zeros(1))
+    yield Case("TF32 on", "tf32", tf32, lambda: np.ones(1), tf32=True)
+    yield Case("TF32 off again", "float32", tf32, lambda: np.zeros(1))
     yield Case("refused", "float32", refuse, ops=("FFT2D",))
     yield Case("an error of its own", "float32", refuse, ops=("MatMul",))
     yield Case("lacks", "float32", lacks)
@@ -82,7 +87,17 @@ def test_what_is_wrong_is_failed(tree: Path) -> None:
         "NaN": "failed",
         "shape": "failed",
         "exact": "failed",
+        "TF32 off": "passed",
+        "TF32 on": "not measured",
+        "TF32 off again": "passed",
     }
+
+
+def test_tf32_is_used_by_the_cases_that_are_about_it_alone(tree: Path) -> None:
+    found = ran(tree, "--device", "gpu", FAKE_TF_GPUS="1")
+    used = {name: line["sample"] for name, line in found.items() if name.startswith("TF32")}
+    assert used == {"TF32 off": [0.0], "TF32 on": [1.0], "TF32 off again": [0.0]}
+    assert ran(tree)["TF32 on"]["why"] == "not measured: no GPU (TF32 is a GPU's way)"
 
 
 def test_cudas_cache_of_compiled_ptx_is_made_where_it_was_asked_for(tree: Path) -> None:
