@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, cast
 
 import click
 from rich.console import Group, RenderableType
@@ -25,6 +25,7 @@ from tfslim.bench.throughput import (
     measure_calls,
     measure_services,
 )
+from tfslim.cli_options import gathered
 from tfslim.config import Config
 from tfslim.engine.engine import Engine, find_engine
 from tfslim.errors import ConfigError
@@ -44,7 +45,6 @@ __all__ = [
     "wants_sources",
 ]
 
-_F = TypeVar("_F", bound=Callable[..., object])
 _CONFIGURED = ("gpu", "launches", "seconds", "runtime", "concurrency", "rate", "batch_sizes")
 
 
@@ -136,17 +136,8 @@ _OPTIONS = (
 )
 
 
-def options(function: _F) -> _F:
-    """Give the verb `bench` these options; it gets them as `wish`."""
-
-    @wraps(function)
-    def call(*args: Any, **given: Any) -> object:
-        mine = {name: given.pop(name) for name in Wish.__dataclass_fields__}
-        return function(*args, wish=Wish(**mine), **given)
-
-    for option in reversed(_OPTIONS):
-        call = option(call)
-    return call  # type: ignore[return-value]
+options = gathered("wish", Wish, _OPTIONS)
+"""Give the verb `bench` these options; it gets them as `wish`."""
 
 
 def wants_sources(names: Sequence[str], wish: Wish) -> bool:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import click
 
 from tfslim.build.bake import BuiltImage
 from tfslim.build.push import PushedImage, with_push
+from tfslim.cli_options import gathered
 from tfslim.config import Config
 from tfslim.pipeline import Line
 
 __all__ = ["Result", "Wish", "options", "perform"]
-
-_F = TypeVar("_F", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -122,22 +119,11 @@ _OPTIONS = (
 )
 
 
-def options(function: _F) -> _F:
-    """Give the verb `build` these options; it gets them as `wish`."""
+def _wish(
+    *, push: bool, repository: str | None, tags: tuple[str, ...], builder: str | None
+) -> Wish:
+    return Wish(push or repository is not None, repository, tags, builder)
 
-    @wraps(function)
-    def call(
-        *args: Any,
-        push: bool,
-        repository: str | None,
-        tags: tuple[str, ...],
-        builder: str | None,
-        **others: Any,
-    ) -> object:
-        wish = Wish(push or repository is not None, repository, tags, builder)
-        return function(*args, wish=wish, **others)
 
-    wrapped: Callable[..., object] = call
-    for option in reversed(_OPTIONS):
-        wrapped = option(wrapped)
-    return cast("_F", wrapped)
+options = gathered("wish", _wish, _OPTIONS)
+"""Give the verb `build` these options; it gets them as `wish`."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import click
 import docker
@@ -18,6 +17,7 @@ from tfslim.bench.coldstart import Subject, Wish, cold_starts, forget, model_nam
 from tfslim.bench.device import choose_device
 from tfslim.bench.registry import find_tools, measure_pull
 from tfslim.bench.results import ColdStarts, Pull
+from tfslim.cli_options import gathered
 from tfslim.cli_report import keep_cold_starts
 from tfslim.config import Config
 from tfslim.errors import ConfigError, TfslimError
@@ -30,7 +30,6 @@ from tfslim.ui import Ui
 __all__ = ["ColdOptions", "options", "perform"]
 
 _LAUNCHES = 7
-_F = TypeVar("_F", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -79,24 +78,33 @@ _OPTIONS = (
 )
 
 
-def options(function: _F) -> _F:
-    """Give the verb `bench` these options; it gets them as `cold`, None without --cold-start."""
+def _asked(
+    *,
+    cold_start: bool,
+    pulls: int | None,
+    cold_cache: Literal["auto", "drop", "evict", "off"] | None,
+    port: int | None,
+    path: str | None,
+    ready_text: str | None,
+) -> ColdOptions | None:
+    """Return what the options say; None without --cold-start.
 
-    @wraps(function)
-    def call(*args: Any, cold_start: bool, **given: Any) -> object:
-        names = ("pulls", "cold_cache", "port", "path", "ready_text")
-        mine = {name: given.pop(name) for name in names}
-        alone = [f"--{name.replace('_', '-')}" for name, value in mine.items() if value is not None]
-        if alone and not cold_start:
-            raise ConfigError(
-                f"{', '.join(alone)} says something about cold starts alone",
-                way_out="Add --cold-start, or leave it out.",
-            )
-        return function(*args, cold=ColdOptions(**mine) if cold_start else None, **given)
+    Raises:
+        ConfigError: Others of them are there without it.
+    """
+    asked = ColdOptions(pulls, cold_cache, port, path, ready_text)
+    given = [name for name, value in vars(asked).items() if value is not None]
+    if given and not cold_start:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(
+            f"{named} says something about cold starts alone",
+            way_out="Add --cold-start, or leave it out.",
+        )
+    return asked if cold_start else None
 
-    for option in reversed(_OPTIONS):
-        call = option(call)
-    return call  # type: ignore[return-value]
+
+options = gathered("cold", _asked, _OPTIONS)
+"""Give the verb `bench` these options; it gets them as `cold`, None without --cold-start."""
 
 
 def perform(

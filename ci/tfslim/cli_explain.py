@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
-from typing import Any, TypeVar
 
 import click
 from docker import DockerClient
 
 from tfslim.bench import explain as room
+from tfslim.cli_options import gathered
 from tfslim.errors import ConfigError
 from tfslim.ui import Ui
 
@@ -19,7 +18,6 @@ __all__ = ["ExplainOptions", "options", "perform"]
 
 _ROUNDS = 5
 _COLD = 3
-_F = TypeVar("_F", bound=Callable[..., object])
 
 
 @dataclass(frozen=True)
@@ -52,30 +50,26 @@ _OPTIONS = (
 )
 
 
-def options(function: _F) -> _F:
-    """Give the verb `bench` these options; it gets them as `explain`, None without the first."""
+def _asked(
+    explain_cold_start: str | None, explain_code: str | None, explain_cold: int | None
+) -> ExplainOptions | None:
+    """Return what the options say; None without --explain-cold-start.
 
-    @wraps(function)
-    def call(
-        *args: Any,
-        explain_cold_start: str | None,
-        explain_code: str | None,
-        explain_cold: int | None,
-        **given: Any,
-    ) -> object:
-        if explain_cold_start is None:
-            if (explain_code, explain_cold) != (None, None):
-                raise ConfigError(
-                    "--explain-code and --explain-cold say something about an explained start",
-                    way_out="Add --explain-cold-start IMAGE, or leave them out.",
-                )
-            return function(*args, explain=None, **given)
-        asked = ExplainOptions(explain_cold_start, explain_code, explain_cold)
-        return function(*args, explain=asked, **given)
+    Raises:
+        ConfigError: Others of them are there without it.
+    """
+    if explain_cold_start is not None:
+        return ExplainOptions(explain_cold_start, explain_code, explain_cold)
+    if (explain_code, explain_cold) != (None, None):
+        raise ConfigError(
+            "--explain-code and --explain-cold say something about an explained start",
+            way_out="Add --explain-cold-start IMAGE, or leave them out.",
+        )
+    return None
 
-    for option in reversed(_OPTIONS):
-        call = option(call)
-    return call  # type: ignore[return-value]
+
+options = gathered("explain", _asked, _OPTIONS)
+"""Give the verb `bench` these options; it gets them as `explain`, None without the first."""
 
 
 def perform(
