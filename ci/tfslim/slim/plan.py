@@ -25,6 +25,8 @@ __all__ = ["AheadOfTime", "Content", "FilePlan", "GpuModules", "Note", "Plan", "
 
 # So many whole files of a rule are explained one by one, the largest; a saved plan names all.
 _LISTED: Final = 12
+# So large a part of all modules may have no bytecode before it is told.
+_FEW_SOURCES: Final = 0.01
 # So many libraries are named in one line.
 _NAMED: Final = 3
 
@@ -188,6 +190,8 @@ class Plan(_Data):
         notes: What was left alone although it looked like something that could go.
         modules: How each file with GPU code will serve each of the targets.
         aot: What was compiled ahead of time; None where nothing was asked for.
+        sources: Python modules that stay, with their source.
+        uncompiled: Those of them that have no bytecode.
     """
 
     version: Literal[1] = 1
@@ -201,6 +205,8 @@ class Plan(_Data):
     notes: tuple[Note, ...]
     modules: tuple[GpuModules, ...] = ()
     aot: AheadOfTime | None = None
+    sources: int = 0
+    uncompiled: int = 0
 
     @property
     def jit(self) -> dict[int, int]:
@@ -244,7 +250,16 @@ class Plan(_Data):
 
     def told(self) -> list[str]:
         """Say in a few lines what was compiled ahead of time, and what was not."""
-        return [*_explain_aot(self), *self.jit_warnings()]
+        return [*_explain_aot(self), *self.jit_warnings(), *self._bytecode_warning()]
+
+    def _bytecode_warning(self) -> Iterator[str]:
+        """Say that modules have no bytecode; files that are no Python, as tests have, are few."""
+        if self.uncompiled > self.sources * _FEW_SOURCES:
+            yield (
+                f"bytecode: {self.uncompiled} of {self.sources} Python modules have none, and each "
+                "start compiles them again: python -m compileall --invalidation-mode "
+                "unchecked-hash, before or after slimming"
+            )
 
     def explain(self) -> list[str]:
         """Return every removal in words: what, how many bytes, by which rule, why, how proved."""

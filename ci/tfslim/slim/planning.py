@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -14,8 +14,10 @@ from tfslim.slim.aot.compiling import Made, compile_all
 from tfslim.slim.aot.ptxas import find_ptxas, in_tree
 from tfslim.slim.aot.store import Store
 from tfslim.slim.aot.wanted import wanted_of
+from tfslim.slim.bytecode import without_bytecode
 from tfslim.slim.draft import FileCode, Planned, plan_file
 from tfslim.slim.guard import plan_guard
+from tfslim.slim.libc import unpacked_because
 from tfslim.slim.packages import Packages, fitted, installed
 from tfslim.slim.plan import AheadOfTime, FilePlan, Note, Plan, Removal
 from tfslim.slim.pool import Pool
@@ -58,6 +60,8 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
         files = tree_files(tree)
         found = installed(tree, files)
         policy, notes = fitted(policy, found)
+        policy, why = _for_libc(policy, tree, files)
+        notes += why
         rules = policy.profile
         packages = Packages(tree, files, found, policy)
         whole = plan_whole(tree, files, rules, packages, Unreached(files, policy))
@@ -102,6 +106,10 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
     planned_files += plan_guard(tree, files, policy, planned_files, modules)
     notes += [*packages.notes, *(note for one in results for note in one.notes)]
     notes += _refused(tree, made)
+    changed = [item for item in planned_files if item.action in ("delete", "replace")]
+    uncompiled, sources = without_bytecode(
+        files, {name for item in changed for name in (item.path, *item.links)}
+    )
     return Plan(
         profile=rules.profile,
         keep=policy.keep,
@@ -113,7 +121,23 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
         notes=tuple(sorted(notes, key=lambda note: note.path)),
         modules=modules,
         aot=ahead,
+        sources=sources,
+        uncompiled=uncompiled,
     )
+
+
+def _for_libc(policy: Policy, tree: Path, files: Sequence[TreeFile]) -> tuple[Policy, list[Note]]:
+    """Return the policy without packed relocations where the C library is not known to read them.
+
+    A rule that the user named with `--also` is followed all the same.
+    """
+    rule = policy.profile.relr_rule
+    if rule is None or rule.keep in policy.also or not (why := unpacked_because(tree, files)):
+        return policy, []
+    rules = tuple(one for one in policy.profile.rules if one.id != rule.id)
+    note = Note(path=".", bytes=0, why=f"relative relocations stay as they are: {why}")
+    profile = policy.profile.model_copy(update={"rules": rules})
+    return replace(policy, profile=profile), [note]
 
 
 def _compiled(
