@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tfslim.errors import InputError
+from tfslim.files import write_whole
 from tfslim.report.machine import Environment
 
 __all__ = [
@@ -214,10 +215,7 @@ def save(document: BaseModel, path: Path) -> None:
     data = document.model_dump(mode="json", exclude_defaults=True)
     version = getattr(document, "schema_version", None)
     data = {"schema_version": version, **data} if version is not None else data
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.new")
-    aside.write_text(f"{_lines(data)}\n", encoding="utf-8")
-    aside.replace(path)
+    write_whole(path, f"{_lines(data)}\n")
 
 
 def _lines(value: Any, depth: int = 0) -> str:
