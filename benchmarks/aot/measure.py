@@ -26,6 +26,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tfslim.report.machine import environment
 from tfslim.slim.aot.settings import Settings
 from tfslim.slim.apply import apply_plan
 from tfslim.slim.archs import parse_targets
@@ -48,14 +49,15 @@ def main(arguments: Sequence[str]) -> int:
     asked = parser.parse_args(arguments)
     gpus = asked.cuda_arch or list(GPUS)
     options = "".join(f" --cuda-arch {gpu}" for gpu in gpus)
+    machine = environment(None, "not measured: no GPU code was run")
     document = {
         "command": f"python benchmarks/aot/measure.py TREE{options}"
         + (" --ptxas PATH" if asked.ptxas else "")
         + (" --cache FOLDER" if asked.cache else ""),
         "tensorflow": _version(asked.tree, "tensorflow"),
         "machine": {
-            "cpus": len(os.sched_getaffinity(0)),
-            "cpu": _cpu(),
+            "cpus": machine.cpus,
+            "cpu": machine.cpu,
             "system": platform.system(),
         },
         "on_a_gpu": "not measured: there was none",
@@ -153,11 +155,6 @@ def _version(tree: Path, name: str) -> str:
         name=name, path=[str(site) for site in tree.glob("lib/python3*/site-packages")]
     )
     return next((one.version for one in found), "unknown")
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "?")
 
 
 def table(document: dict[str, Any]) -> str:
