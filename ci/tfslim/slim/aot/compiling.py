@@ -8,7 +8,7 @@ import resource
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +197,8 @@ def _compile_arch(
     ):
         futures: dict[Future[_Result], _Program] = {}
         try:
-            for program, cubin in _with_cached(programs, store):
+            for program in programs:
+                cubin = store.get(program.key)
                 if cubin is not None:
                     results[program.key] = _result(cubin, cached=True)
                     step.advance(program.module.size)
@@ -214,13 +215,6 @@ def _compile_arch(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return results
-
-
-def _with_cached(
-    programs: Iterable[_Program], store: Store
-) -> Iterator[tuple[_Program, bytes | None]]:
-    for program in programs:
-        yield program, store.get(program.key)
 
 
 def _compile_one(
