@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+import fake_ptxas
 import pytest
 from helpers import FIXTURES
 
@@ -31,3 +33,12 @@ def tree(tmp_path: Path) -> Path:
     for library in FIXTURES.glob("*.so"):
         shutil.copy2(library, target)
     return tmp_path / "tree"
+
+
+@pytest.fixture
+def ptxas(tmp_path: Path) -> Path:
+    """A stand-in for NVIDIA's compiler, as a program."""
+    program = tmp_path / "ptxas"
+    program.write_text(f"#!{sys.executable} -S\n" + Path(fake_ptxas.__file__).read_text())
+    program.chmod(0o755)
+    return program

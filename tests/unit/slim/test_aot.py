@@ -6,7 +6,6 @@ import contextlib
 import json
 import shutil
 import struct
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,11 +102,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    program = tmp_path / "ptxas"
-    program.write_text(f"#!{sys.executable} -S\n" + Path(fake_ptxas.__file__).read_text())
-    program.chmod(0o755)
-    return Place(tmp_path / "tree", program, tmp_path / "cache")
+def place(tmp_path: Path, ptxas: Path) -> Place:
+    return Place(tmp_path / "tree", ptxas, tmp_path / "cache")
 
 
 def test_machine_code_takes_the_place_of_ptx(place: Place) -> None:

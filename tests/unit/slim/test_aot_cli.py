@@ -42,14 +42,6 @@ def tree(tmp_path: Path) -> Path:
     return tree
 
 
-@pytest.fixture
-def ptxas(tmp_path: Path) -> Path:
-    program = tmp_path / "ptxas"
-    program.write_text(f"#!{sys.executable} -S\n" + Path(fake_ptxas.__file__).read_text())
-    program.chmod(0o755)
-    return program
-
-
 def test_the_summary_says_what_was_compiled(tree: Path, ptxas: Path, tmp_path: Path) -> None:
     options = ("--aot", "--ptxas", ptxas, "--aot-cache", tmp_path / "cache", "--keep", "guard")
     done = tfslim("slim", tree, "--cuda-arch", "90", *options, "--output", tmp_path / "out")
