@@ -88,7 +88,7 @@ def open_parcel(path: Path) -> Parcel:
 
 
 def _check_amounts(record: RunRecord) -> None:
-    """Refuse more than any run has: the time that a report takes grows with the square of it."""
+    """Refuse more than any run has: the time that a report takes grows with it."""
     if len(record.subjects) > _MOST_SUBJECTS:
         _refuse(f"its {_RECORD} is of more than {_MOST_SUBJECTS} images")
     parts = (part.model_copy(update={"others": []}) for part in record.parts)

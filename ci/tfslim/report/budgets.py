@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tfslim.bench.stats import MIN_LAUNCHES
 from tfslim.config import Budget
-from tfslim.report.contents import libraries_of
+from tfslim.report.contents import grouped, libraries_of
 from tfslim.report.measures import YARDSTICK, Measured, Unit, measures
 from tfslim.report.record import RunRecord
 
@@ -95,15 +95,16 @@ def check_budgets(record: RunRecord, baseline: RunRecord | None = None) -> list[
         record: The run; its budgets are those it was made with.
         baseline: What growth is measured from.
     """
-    found = measures(record)
-    before = measures(baseline) if baseline is not None else None
+    found = grouped(measures(record), lambda item: item.subject)
+    before = None if baseline is None else grouped(measures(baseline), lambda item: item.subject)
     results: list[BudgetResult] = []
     for subject in dict.fromkeys([*record.subjects, *record.budgets]):
         budget = _budget_of(subject, record.budgets)
         if budget is not None:
-            here = [item for item in found if item.subject == subject]
+            here = found.get(subject, [])
+            then = None if before is None else before.get(subject, [])
             results += _absolute(subject, budget, here)
-            results += _growth(subject, budget, here, before)
+            results += _growth(subject, budget, here, then)
             results += _libraries(subject, budget, record)
     return results
 
@@ -190,7 +191,7 @@ def _growth(
         return
     for measure in ("pull", "disk"):
         item = _named(here, (measure,))
-        then = _named([old for old in before or () if old.subject == subject], (measure,))
+        then = _named(before or (), (measure,))
         allowed = _allowed(budget.max_growth, then)
         limit = _Limit(subject, f"max-growth ({measure})", "bytes", allowed)
         if item is None:

@@ -25,6 +25,7 @@ from tfslim.report.contents import (
     PackageChange,
     RuleChange,
     State,
+    grouped,
     layer_changes,
     library_changes,
     package_changes,
@@ -200,13 +201,16 @@ def compare(
             subjects=[],
             notes=[info.note],
         )
-    then = measures(baseline)
-    changes: dict[str, list[MeasureChange]] = {}
-    for item in measures(record):
-        if not item.detail:
-            changes.setdefault(item.subject, []).append(_judged(item, then, thresholds))
-    subjects = [_subject(name, record, baseline, changes.get(name, [])) for name in record.subjects]
-    gone = [name for name in baseline.subjects if name not in record.subjects]
+    then = grouped(measures(baseline), lambda old: old.key[:2])
+    judged = [
+        _judged(item, then.get(item.key[:2], []), thresholds)
+        for item in measures(record)
+        if not item.detail
+    ]
+    changes = grouped(judged, lambda change: change.subject)
+    names = dict.fromkeys(record.subjects)
+    subjects = [_subject(name, record, baseline, changes.get(name, [])) for name in names]
+    gone = [name for name in baseline.subjects if name not in names]
     subjects += [SubjectChange(subject=name, state="removed") for name in gone]
     machines = [
         {part.environment.machine_key for part in side.parts} for side in (record, baseline)
@@ -260,10 +264,9 @@ class _Pair:
 
 
 def _judged(
-    item: Measured, baseline: Sequence[Measured], thresholds: Sequence[Threshold]
+    item: Measured, same: Sequence[Measured], thresholds: Sequence[Threshold]
 ) -> MeasureChange:
-    """Judge one measure against the same of the baseline."""
-    same = [old for old in baseline if old.key[:2] == item.key[:2]]
+    """Judge one measure against the same of the baseline, on whatever machines it was made."""
     then = next((old for old in same if old.key == item.key), next(iter(same), None))
     pair = _Pair(item, then, threshold_for(item, thresholds))
     basis, verdict, why = _verdict(pair)

@@ -19,6 +19,7 @@ __all__ = [
     "PackageChange",
     "RuleChange",
     "State",
+    "grouped",
     "layer_changes",
     "libraries_of",
     "library_changes",
@@ -221,14 +222,15 @@ def _paired(
     new: Iterable[_Item], old: Iterable[_Item], key: Callable[[_Item], _Key]
 ) -> list[tuple[_Item | None, _Item | None]]:
     """Pair the items of two lists by key; of several with one key each is paired in turn."""
-    here, there = _by_key(new, key), _by_key(old, key)
+    here, there = grouped(new, key), grouped(old, key)
     pairs: list[tuple[_Item | None, _Item | None]] = []
     for name in dict.fromkeys([*here, *there]):
         pairs += zip_longest(here.get(name, []), there.get(name, []))
     return pairs
 
 
-def _by_key(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> Mapping[_Key, list[_Item]]:
+def grouped(items: Iterable[_Item], key: Callable[[_Item], _Key]) -> Mapping[_Key, list[_Item]]:
+    """Return items by their key, each list in the items' order."""
     found: defaultdict[_Key, list[_Item]] = defaultdict(list)
     for item in items:
         found[key(item)].append(item)

@@ -13,6 +13,7 @@ from tfslim.report.blocks import Table
 from tfslim.report.budgets import BudgetResult
 from tfslim.report.compare import Comparison, MeasureChange
 from tfslim.report.compare import parity_of as worst_outcome
+from tfslim.report.contents import grouped
 from tfslim.report.inert import plain
 from tfslim.report.measures import YARDSTICK, Measured, measures
 from tfslim.report.record import RunRecord
@@ -102,9 +103,9 @@ def _rows(source: Source) -> Iterator[_Row]:
     for part in source.record.parts:
         found = measures(part.model_copy(update={"others": []}))
         rate = _shown_rate(found)
+        by_subject = grouped(found, lambda item: item.subject)
         for subject in own_subjects(part):
-            mine = tuple(item for item in found if item.subject == subject)
-            yield _Row(source, part, subject, mine, rate)
+            yield _Row(source, part, subject, tuple(by_subject.get(subject, ())), rate)
 
 
 def _shown_rate(found: Sequence[Measured]) -> str:
