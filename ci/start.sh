@@ -32,8 +32,11 @@ find_python() {
   done
 }
 
-usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '/^set /d' >&2; exit 2; }
-[ $# -ge 1 ] || usage
+usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '/^set /d'; }
+case ${1:-} in
+  '') usage >&2; exit 2 ;;
+  -h | --help) usage; exit ;;
+esac
 
 python=$(find_python)
 if [ -z "$python" ]; then
@@ -63,6 +66,5 @@ case $session in
     command -v git > /dev/null || apt_install git
     .venv/bin/nox -s lint tests e2e -- "$@"
     ;;
-  -h | --help) usage ;;
   *) .venv/bin/nox -s "$session" -- "$@" ;;
 esac
