@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from tfslim.errors import DiskError, InputError, SlimError, VerifyError
 from tfslim.slim import layout, loader, scan, verify
 from tfslim.slim.aot.store import Store
+from tfslim.slim.cuts import FileCuts
 from tfslim.slim.elf import PAGE, Elf, FormatRefusedError
 from tfslim.slim.pieces import Piece
 from tfslim.slim.plan import Content, FilePlan, Plan
@@ -61,6 +62,7 @@ class FileOutcome(_Data):
         loader: What the dynamic loader says of a file whose program headers or relocations changed:
             the "same" as of the original; "absent" where this machine has no loader for it. Empty
             where nothing changed that a loader reads.
+        unpacked: Why relative relocations stay as they were although the plan packs them.
     """
 
     path: str
@@ -69,6 +71,7 @@ class FileOutcome(_Data):
     state: Literal["verified", "deleted", "linked", "replaced", "added", "restored"]
     why: str = ""
     loader: Literal["same", "absent", ""] = ""
+    unpacked: str = ""
 
 
 class Outcome(_Data):
@@ -446,13 +449,19 @@ def _apply_one(work: _Work) -> FileOutcome:
     why = _write_proved(source, aside, work)
     if why:
         return _restored(work, aside, why)
+    unpacked = _packed(source, aside, work) if item.cuts.packed else ""
     answer: Literal["same", "absent", ""] = ""
     if item.cuts.relocates:
         answer = "same" if loader.LOADER.exists() else "absent"
     after = aside.stat().st_size
     _put(aside, work)
     return FileOutcome(
-        path=item.path, before=item.size, after=after, state="verified", loader=answer
+        path=item.path,
+        before=item.size,
+        after=after,
+        state="verified",
+        loader=answer,
+        unpacked=unpacked,
     )
 
 
@@ -518,27 +527,52 @@ def _name(content: Path, name: Path) -> None:
 
 def _write_proved(source: Path, aside: Path, work: _Work) -> str:
     """Write the new file aside; return what speaks against it, nothing when it is proved."""
+    cuts = work.plan.cuts.before_packing
+    return _rewritten(source, aside, cuts, work, source)
+
+
+def _packed(source: Path, aside: Path, work: _Work) -> str:
+    """Pack the relative relocations of the new file; return why it stays as it is, if it does."""
+    whole = aside.with_name(f".{aside.name}{_ASIDE}")
+    why = _rewritten(aside, whole, FileCuts(packed=True), work, source)
+    if why:
+        whole.unlink(missing_ok=True)
+    else:
+        whole.replace(aside)
+    return why
+
+
+def _rewritten(source: Path, aside: Path, cuts: FileCuts, work: _Work, first: Path) -> str:
+    """Write a file without what is cut; return what speaks against it.
+
+    Args:
+        source: The file.
+        aside: The new one.
+        cuts: What goes.
+        work: Whose file it is.
+        first: The file before anything was done to it, which lies where it will be used.
+    """
     aside.unlink(missing_ok=True)
     try:
         with Elf(source) as elf:
-            write_pieces(elf.path, _laid_out(elf, work).pieces, aside)
+            write_pieces(elf.path, _laid_out(elf, cuts, work).pieces, aside)
     except FormatRefusedError as refusal:
         return str(refusal)
     except OSError as error:
         return f"it could not be written: {error}"
-    problems = verify.verify_file(source, aside, work.plan.cuts)
-    if not problems and work.plan.cuts.relocates:
-        before = loader.loader_answer(source, work.library_path)
+    problems = verify.verify_file(source, aside, cuts)
+    if not problems and cuts.relocates:
+        before = loader.loader_answer(first, work.library_path)
         after = loader.loader_answer(aside, work.library_path)
         if before != after:
             problems.append(f"the loader now says: {_difference(before or '', after or '')}")
     return "; ".join(problems[:5])
 
 
-def _laid_out(elf: Elf, work: _Work) -> layout.Layout:
+def _laid_out(elf: Elf, cuts: FileCuts, work: _Work) -> layout.Layout:
     if work.store is None:
-        return layout.lay_out(elf, work.plan.cuts)
-    return layout.lay_out(elf, work.plan.cuts, Store(work.store).read)
+        return layout.lay_out(elf, cuts)
+    return layout.lay_out(elf, cuts, Store(work.store).read)
 
 
 def _difference(before: str, after: str) -> str:

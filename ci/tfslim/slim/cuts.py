@@ -96,6 +96,7 @@ class FileCuts(_Data):
         sections: Indices of sections that are dropped, ascending.
         zstd: Whether movable containers' entries are stored with zstd where that is smaller.
         hidden: Runs of dynamic symbols that nobody outside the file can find any more, ascending.
+        packed: Whether its relative relocations are packed (`slim.relr`), after all else.
     """
 
     containers: tuple[ContainerCut, ...] = ()
@@ -106,6 +107,12 @@ class FileCuts(_Data):
     sections: tuple[int, ...] = ()
     zstd: bool = False
     hidden: tuple[Run, ...] = ()
+    packed: bool = False
+
+    @property
+    def before_packing(self) -> FileCuts:
+        """What is done first."""
+        return self.model_copy(update={"packed": False})
 
     @property
     def compiled(self) -> tuple[NewCode, ...]:
@@ -115,4 +122,4 @@ class FileCuts(_Data):
     @property
     def relocates(self) -> bool:
         """True when program headers or relocations change: what a loader reads."""
-        return bool(self.containers or self.spans or self.aside or self.hidden)
+        return bool(self.containers or self.spans or self.aside or self.hidden or self.packed)

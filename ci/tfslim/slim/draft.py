@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final, NamedTuple
 
-from tfslim.slim import layout, scan
+from tfslim.slim import layout, relr, scan
 from tfslim.slim.aot.compiling import Cubin
 from tfslim.slim.aot.place import Placed, place
 from tfslim.slim.aot.store import Store
 from tfslim.slim.choice import Choice, Dropped
 from tfslim.slim.cuts import ContainerCut, FileCuts
-from tfslim.slim.elf import ET_DYN, ET_EXEC, PT_INTERP, Elf, FormatRefusedError
+from tfslim.slim.elf import ET_DYN, ET_EXEC, PAGE, PT_INTERP, Elf, FormatRefusedError
 from tfslim.slim.exports import rebuild
 from tfslim.slim.fatbin import FLAG_LZ4, Kind
 from tfslim.slim.plan import FilePlan, GpuModules, Note, Removal
@@ -76,10 +76,12 @@ def plan_file(
             draft = _Draft(elf, name, rules, sms, keep_ptx=keep_ptx, code=code)
             if unasked is not None:
                 draft.hide(unasked)
+            draft.pack()
             if draft.cuts == FileCuts():
                 return Planned(None, tuple(draft.notes), tuple(draft.modules))
             # zstd makes it smaller still; how much is known when it is done
-            after = draft.laid_out(draft.cuts.model_copy(update={"zstd": False})).size
+            first = draft.cuts.before_packing.model_copy(update={"zstd": False})
+            after = draft.laid_out(first).size - draft.packs
     except FormatRefusedError as refusal:
         return Planned(None, (Note(path=name, bytes=0, why=str(refusal)),))
     if after >= item.size and not draft.cuts.zstd and not draft.cuts.compiled:
@@ -117,6 +119,7 @@ class _Draft:
         self.modules: list[GpuModules] = []
         self.notes: list[Note] = []
         self.removals: list[Removal] = []
+        self.packs = 0
         sections = self._sections(rules)
         self.cuts = FileCuts(sections=sections)
         if rules.gpu_rule is not None:
@@ -257,6 +260,26 @@ class _Draft:
             count = sum(count for _, count in unasked.symbols)
             removal = Removal(rule=rule.id, what="exported name", count=count, bytes=unasked.bytes)
             self.removals.append(removal)
+
+    def pack(self) -> None:
+        """Pack relative relocations where that saves enough; `packs` is how much, about."""
+        rule, hidden = self._rules.relr_rule, self.cuts.hidden
+        if rule is None or not rule.applies(PurePosixPath(self._name)) or _unmappable(self._elf):
+            return
+        try:
+            count, saved = relr.saving(self._elf, hidden)
+        except FormatRefusedError:
+            return  # nothing that the loader packs or unpacks is known of it
+        if saved < rule.least:
+            return
+        if refusal := relr.refusal(self._elf, hidden):
+            self._note(saved, f"relative relocations stay as they are: {refusal}")
+            return
+        self.packs = saved // PAGE * PAGE
+        self.cuts = self.cuts.model_copy(update={"packed": True})
+        self.removals.append(
+            Removal(rule=rule.id, what="relative relocation", count=count, bytes=saved)
+        )
 
 
 def _with_lz4(found: FileScan, cuts: Iterable[ContainerCut]) -> list[Dropped]:

@@ -26,6 +26,7 @@ __all__ = [
     "FILE_HEADER",
     "PAGE",
     "PF_W",
+    "PT_DYNAMIC",
     "PT_INTERP",
     "PT_LOAD",
     "PT_PHDR",
@@ -432,9 +433,29 @@ class Elf:
     @cached_property
     def written_addresses(self) -> npt.NDArray[np.uint64]:
         """Sorted start addresses of everything a relocation writes, RELR included."""
-        return np.sort(np.concatenate([self.relocations.where, self._relr_addresses()]))
+        return np.sort(np.concatenate([self.relocations.where, self.packed_addresses]))
 
-    def _relr_addresses(self) -> npt.NDArray[np.uint64]:
+    @cached_property
+    def packed(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Addresses and addends of packed relative relocations (DT_RELR); both may be empty.
+
+        Raises:
+            FormatRefusedError: One writes where the file has no bytes.
+        """
+        where = np.sort(self.packed_addresses)
+        at = self.to_offsets(where)
+        if np.any(at < 0) or np.any(at + 8 > self.size):
+            raise FormatRefusedError("a packed relocation writes outside the file")
+        addends = np.zeros(len(at), np.uint64)
+        for low, high in zip(*_runs(at), strict=True):
+            start, end = int(at[low]), int(at[high - 1]) + 8
+            run = np.frombuffer(self.read(start, end - start), np.uint8)
+            index = (at[low:high] - start)[:, None] + np.arange(8)
+            addends[low:high] = run[index].reshape(-1).view("<u8")
+        return where, addends
+
+    @cached_property
+    def packed_addresses(self) -> npt.NDArray[np.uint64]:
         """Decode DT_RELR: an even word is an address, an odd one a bitmap of the 63 after it."""
         size = self.dynamic.get(_DT["RELRSZ"], 0)
         if not size:
@@ -475,3 +496,11 @@ class Elf:
         if sections:
             return [(at, address, size) for at, address, size in sections if address is not None]
         return [(s.offset, s.vaddr, s.filesz) for s in self.loads if s.flags & PF_X]
+
+
+def _runs(at: npt.NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    """Return where runs of offsets that lie near each other start and end, as indices."""
+    if not len(at):
+        return [], []
+    cuts = (np.flatnonzero(np.abs(np.diff(at)) > PAGE) + 1).tolist()
+    return [0, *cuts], [*cuts, len(at)]

@@ -110,13 +110,16 @@ def hideable(elf: Elf, symbols: Symbols) -> _Mask:
     return mask
 
 
-def rebuild(elf: Elf, relocations: Relocations, hidden: Sequence[Run]) -> Tables:
+def rebuild(
+    elf: Elf, relocations: Relocations, hidden: Sequence[Run], names: Sequence[bytes] = ()
+) -> Tables:
     """Return the tables of a library without some of its symbols.
 
     Args:
         elf: The library.
         relocations: Its relocations, with addends as they shall be.
         hidden: Runs of symbols that leave, as (index of the first, count).
+        names: What the string table holds besides, for a later step.
 
     Raises:
         FormatRefusedError: A symbol cannot leave, or the tables are of an unknown form.
@@ -131,7 +134,7 @@ def rebuild(elf: Elf, relocations: Relocations, hidden: Sequence[Run]) -> Tables
         gone[first : first + count] = True
     if np.any(gone & ~hideable(elf, symbols)):
         raise FormatRefusedError("the plan hides a symbol that must stay")
-    return _Rebuilt(elf, symbols, gone, relocations).tables()
+    return _Rebuilt(elf, symbols, gone, relocations).tables(names)
 
 
 def _check_tags(elf: Elf) -> None:
@@ -169,11 +172,13 @@ class _Rebuilt:
         self._pieces: list[Piece] = []
         self._places: dict[tuple[int, int], tuple[int, int]] = {}
 
-    def tables(self) -> Tables:
-        """Return all tables."""
+    def tables(self, names: Sequence[bytes]) -> Tables:
+        """Return all tables; the one of strings also holds some more."""
         order = self._write_symbols()
         values = self._write_relocations(order)
         self._write_versions(order)
+        for name in names:
+            self._strings.add(name)
         self._write_dynamic(values)
         return Tables(tuple(self._pieces), self._places)
 

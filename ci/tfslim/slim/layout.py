@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from tfslim.slim import fatbin
+from tfslim.slim import fatbin, relr
 from tfslim.slim.aot.entry import entry_of
 from tfslim.slim.cuts import ContainerCut, FileCuts, NewCode
 from tfslim.slim.elf import (
@@ -123,6 +123,8 @@ def lay_out(elf: Elf, cuts: FileCuts, code: Code = _no_code) -> Layout:
     """
     if cuts.sections and (refusal := strip_refusal(elf, cuts.sections)):
         raise FormatRefusedError(refusal)
+    if cuts.packed and cuts != FileCuts(packed=True):
+        raise FormatRefusedError("relocations are packed after all else, by themselves")
     edits, moved = _edit(elf, cuts, code)
     led = _led_elsewhere(elf, moved)
     tables = _tables(elf, cuts, led)
@@ -368,14 +370,16 @@ def _slots(elf: Elf, led: dict[int, int]) -> Iterator[Piece]:
 
 
 def _tables(elf: Elf, cuts: FileCuts, led: dict[int, int]) -> Tables:
-    """Return the loader's tables where symbols leave them; else nothing changes there."""
-    if not cuts.hidden:
+    """Return the loader's tables where they change."""
+    if not cuts.hidden and not cuts.packed:
         return Tables((), {})
     if any(segment.type == PT_INTERP for segment in elf.segments):
         raise FormatRefusedError("a program that the kernel maps by itself")
+    if cuts.packed:
+        return relr.pack(elf)
     addend = elf.relocations.addend.copy()
     addend[list(led)] = list(led.values())
-    return rebuild(elf, replace(elf.relocations, addend=addend), cuts.hidden)
+    return rebuild(elf, replace(elf.relocations, addend=addend), cuts.hidden, [relr.VERSION])
 
 
 # --- cut --------------------------------------------------------------------------------------
@@ -690,7 +694,7 @@ class _Tail:
         address, size = section.addr, section.size
         if section.alloc and (address, size) in self._places:
             address, size = self._places[address, size]
-            start = self._shape.offset(section.offset + address - section.addr)
+            start = self._shape.offset(self._elf.to_offset(address) or section.offset)
         elif section.alloc and section.type != SHT_NOBITS:
             size = self._shape.section_size(section)
         link, info = section.link, section.info

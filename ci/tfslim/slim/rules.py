@@ -39,6 +39,7 @@ __all__ = [
     "Profile",
     "ProgramRule",
     "RecordRule",
+    "RelrRule",
     "Rule",
     "SectionRule",
     "UnreachedRule",
@@ -328,6 +329,23 @@ class LtoRule(_Rule):
         return _matches(path, self.files)
 
 
+class RelrRule(_Rule):
+    """Removes the records of relative relocations: they are packed.
+
+    Attributes:
+        least: Bytes that must be saved in a library; others stay as they are.
+        except_files: Patterns of libraries that stay as they are.
+    """
+
+    removes: Literal["relative-relocations"]
+    least: int
+    except_files: tuple[str, ...] = Field(default=(), alias="except")
+
+    def applies(self, path: PurePosixPath) -> bool:
+        """True when the rule may touch a file of this name."""
+        return not any(fnmatch(path.name, pattern) for pattern in self.except_files)
+
+
 class ZstdRule(_Rule):
     """Stores GPU code with zstd in place of LZ4.
 
@@ -364,6 +382,7 @@ Rule = Annotated[
     | UnreachedRule
     | ExportRule
     | LtoRule
+    | RelrRule
     | ZstdRule
     | AotRule
     | GpuRule
@@ -436,6 +455,11 @@ class Profile(BaseModel):
         """Return the rule by which a library's LTO-IR may go, where there is one."""
         rules = (rule for rule in self.rules if isinstance(rule, LtoRule))
         return next((rule for rule in rules if rule.matches(path)), None)
+
+    @property
+    def relr_rule(self) -> RelrRule | None:
+        """The rule that packs relative relocations, where the profile has one."""
+        return next((rule for rule in self.rules if isinstance(rule, RelrRule)), None)
 
     @property
     def zstd_rule(self) -> ZstdRule | None:

@@ -317,13 +317,16 @@ def _entangled(references: _References, address: int, size: int) -> str:
 def _references(elf: Elf, starts: list[int]) -> _References:
     relocations = elf.relocations
     relative = relocations.kind == R_X86_64_RELATIVE
-    addends = relocations.addend[relative].astype(np.int64)
-    where = relocations.where[relative]
+    packed_where, packed_addends = elf.packed
+    addends = np.concatenate([relocations.addend[relative], packed_addends]).astype(np.int64)
+    where = np.concatenate([relocations.where[relative], packed_where])
     hits = np.isin(addends, np.array(starts, np.int64))
     wrapped: set[int] = set()
     other: set[int] = set()
     for slot, target in zip(where[hits].tolist(), addends[hits].tolist(), strict=True):
         (wrapped if _is_wrapper_slot(elf, slot) else other).add(target)
+    # What a packed relocation leads to stays where it is: only records are led elsewhere.
+    other |= wrapped & set(packed_addends.astype(np.int64).tolist())
     other |= code_references(elf, sorted(wrapped - other))
     exported = elf.exported_addresses().astype(np.int64)
     other |= set(exported.tolist()) & wrapped

@@ -11,8 +11,8 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,14 @@ __all__ = [
     "HASH_HEADER",
     "SYMBOL",
     "GnuHash",
+    "Need",
+    "NeededVersion",
     "Symbols",
+    "defined_versions",
+    "elf_hash",
     "gnu_hashes",
     "read_gnu_hash",
+    "read_needs",
     "read_symbols",
     "version_strings",
 ]
@@ -41,10 +46,15 @@ DT: Final = {
     "RELA": 7,
     "RELASZ": 8,
     "STRSZ": 10,
+    "SYMENT": 11,
     "SONAME": 14,
     "RPATH": 15,
+    "TEXTREL": 22,
     "JMPREL": 23,
     "RUNPATH": 29,
+    "RELRSZ": 35,
+    "RELR": 36,
+    "RELRENT": 37,
     "GNU_HASH": 0x6FFFFEF5,
     "VERSYM": 0x6FFFFFF0,
     "RELACOUNT": 0x6FFFFFF9,
@@ -76,6 +86,50 @@ _MAX_SYMBOLS: Final = 1 << 24
 _MAX_VERSIONS: Final = 1 << 16
 # Symbols in one bucket; linkers make few enough buckets for a handful each.
 _MAX_CHAIN: Final = 1 << 16
+
+
+class NeededVersion(NamedTuple):
+    """A version that a library needs of another one.
+
+    Attributes:
+        hash: Of its name.
+        flags: 2 for weak.
+        number: By which symbols name it.
+        name: Offset of its name in the string table.
+    """
+
+    hash: int
+    flags: int
+    number: int
+    name: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """The versions that a library needs of one other.
+
+    Attributes:
+        at: File offset of the record.
+        name: Offset of the other's name in the string table.
+        file: That name.
+        versions: In their order.
+        end: File offset after the last byte of the record and its versions.
+    """
+
+    at: int
+    name: int
+    file: bytes
+    versions: tuple[NeededVersion, ...]
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes that the record takes up with its versions."""
+        return _VERNEED.size + len(self.versions) * _VERNAUX.size
+
+    def with_version(self, version: NeededVersion) -> Need:
+        """Return the same with one version more."""
+        return replace(self, versions=(*self.versions, version))
 
 
 @dataclass(frozen=True)
@@ -245,6 +299,41 @@ def version_strings(elf: Elf) -> Iterator[tuple[int, int]]:
     for at, fields in _records(elf, elf.dynamic.get(DT["VERDEF"]), _VERDEF):
         for part, (name, _) in itertools.islice(_chained(elf, at + fields[5], _VERDAUX), fields[3]):
             yield part, name
+
+
+def read_needs(elf: Elf) -> tuple[Need, ...]:
+    """Return which versions a library needs of which others, in its order.
+
+    Raises:
+        FormatRefusedError: The table lies outside the file, has no end, or a record names nothing.
+    """
+    start, length = elf.to_offset(elf.dynamic.get(DT["STRTAB"], 0)) or 0, elf.dynamic[DT["STRSZ"]]
+    needs = []
+    for at, (_, count, file, first, _) in _records(elf, elf.dynamic.get(DT["VERNEED"]), _VERNEED):
+        chain = list(itertools.islice(_chained(elf, at + first, _VERNAUX), count))
+        versions = tuple(NeededVersion(*fields[:4]) for _, fields in chain)
+        if file >= length or not versions:
+            raise FormatRefusedError("a table of needed versions names nothing")
+        end = elf.data.find(b"\0", start + file)
+        last = max(at + _VERNEED.size, chain[-1][0] + _VERNAUX.size)
+        needs.append(Need(at, file, elf.data[start + file : end], versions, last))
+    return tuple(needs)
+
+
+def defined_versions(elf: Elf) -> Iterator[int]:
+    """Yield the indices of the versions that a library defines."""
+    for _, fields in _records(elf, elf.dynamic.get(DT["VERDEF"]), _VERDEF):
+        yield fields[2]
+
+
+def elf_hash(name: bytes) -> int:
+    """Return the gABI's hash of a name, by which versions are compared."""
+    value = 0
+    for byte in name:
+        value = (value << 4) + byte
+        high = value & 0xF0000000
+        value = (value ^ high >> 24) & ~high & 0xFFFFFFFF
+    return value
 
 
 def _records(

@@ -36,6 +36,7 @@ from tfslim.slim.elf import (
 from tfslim.slim.fatbin import Container, Entry, EntryHeader
 from tfslim.slim.recompress import expanded
 from tfslim.slim.verify_exports import LinkProof
+from tfslim.slim.verify_relr import RelrProof
 
 __all__ = ["verify_file"]
 
@@ -83,7 +84,11 @@ class _Proof:
         self._old = old
         self._new = new
         self._cuts = cuts
-        self._link = LinkProof(old, new, cuts.hidden) if cuts.hidden else None
+        self._link: LinkProof | RelrProof | None = None
+        if cuts.packed:
+            self._link = RelrProof(old, new)
+        elif cuts.hidden:
+            self._link = LinkProof(old, new, cuts.hidden)
         self._before, self._after = old.relocations, new.relocations
         if self._link is not None:
             self._before, self._after = self._link.relocations()

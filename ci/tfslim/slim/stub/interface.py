@@ -42,6 +42,7 @@ _RESERVED_SECTIONS: Final = 0xFF00
 _BINDINGS: Final = (1, 2, 10)  # global, weak, unique
 _NO_TYPE, _OBJECT, _FUNCTION = 0, 1, 2
 _PF_X: Final = 1
+_MAX_VERSIONS: Final = 1 << 16
 _LONGEST_NAME: Final = 4096  # bytes, as of any path
 
 Kind = Literal["function", "data", "absolute"]
@@ -160,8 +161,11 @@ def _version_indices(elf: Elf, count: int) -> npt.NDArray[np.uint16]:
 
 
 def _versions(elf: Elf, symbols: Symbols) -> Iterator[Version]:
-    at = elf.to_offset(elf.dynamic.get(DT["VERDEF"], 0))
-    for _ in range(elf.dynamic.get(DT["VERDEFNUM"], 0)):
+    if DT["VERDEF"] not in elf.dynamic:
+        return
+    at = elf.to_offset(elf.dynamic[DT["VERDEF"]])
+    # The count may have left with packed relocations (`slim.relr`); the last one says that it is.
+    for _ in range(elf.dynamic.get(DT["VERDEFNUM"], _MAX_VERSIONS)):
         fields = VERDEF.unpack(_bytes(elf, at, VERDEF.size))
         _, flags, index, count, _, first, following = fields
         names: list[bytes] = []
