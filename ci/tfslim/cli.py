@@ -134,13 +134,14 @@ def cli(context: click.Context, config: Path | None, quiet: bool) -> None:
 @_verb
 def doctor_verb(common: _Common) -> None:
     """Say what this machine can do: engine, buildx, caches, GPU, disk; each with the way out."""
-    needed = disk_bytes(make_plan(common.config))
+    config = common.config
+    needed = disk_bytes(make_plan(config))
     found: Engine | TfslimError
     try:
         found = find_engine(common.ui, setup=False, make_builder=False)
     except TfslimError as error:
         found = error
-    checks = doctor.diagnose(found, disk_bytes=needed)
+    checks = doctor.diagnose(found, disk_bytes=needed, builder=config.builder)
     common.show([check.as_dict() for check in checks], _checks_text(checks))
     if any(check.status == "fail" for check in checks):
         sys.exit(EngineError.exit_code)

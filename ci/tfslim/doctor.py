@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tfslim.build.builder import look_at_builder
 from tfslim.engine import embedded
 from tfslim.engine.engine import Engine
-from tfslim.errors import TfslimError
+from tfslim.errors import EngineError, TfslimError
 from tfslim.gpu import Gpu, Gpus, container_access, find_gpus
 from tfslim.ui import human_bytes
 
@@ -53,7 +54,11 @@ class Check:
 
 
 def diagnose(
-    engine: Engine | TfslimError, *, gpus: Gpus | None = None, disk_bytes: int
+    engine: Engine | TfslimError,
+    *,
+    gpus: Gpus | None = None,
+    disk_bytes: int,
+    builder: str | None = None,
 ) -> list[Check]:
     """Check everything that a run depends on.
 
@@ -61,15 +66,20 @@ def diagnose(
         engine: The engine that a run would use, or the error that finding it raised.
         gpus: What the driver says; asked for when not given.
         disk_bytes: Free disk that the builds need.
+        builder: Name or address of the builder that builds are sent to; None for the engine's own.
     """
     found = find_gpus() if gpus is None else gpus
     checks = [_python()]
     info: dict[str, Any] = {}
     if isinstance(engine, Engine):
         checks.extend(_engine(engine))
+        if builder is None or builder == engine.builder:
+            checks.extend(_own_builder(engine))
+        else:
+            checks.append(_named_builder(engine, builder))
         info = engine.info()
     else:
-        checks.append(_no_engine(engine))
+        checks.append(_failed("engine", engine))
     checks.append(_disk(engine, disk_bytes))
     checks.append(_gpu(found))
     if found.gpus:
@@ -84,15 +94,18 @@ def _python() -> Check:
     )
 
 
-def _no_engine(error: TfslimError) -> Check:
+def _failed(name: str, error: TfslimError) -> Check:
     detail = f"{error.what}\n{error.why}" if error.why else error.what
-    return Check("engine", "fail", detail, error.way_out)
+    return Check(name, "fail", detail, error.way_out)
 
 
 def _engine(engine: Engine) -> Iterator[Check]:
     kind = "tfslim's own" if engine.embedded else "this machine's"
     yield Check("engine", "ok", f"{kind}: {engine.server_version} at {engine.endpoint.host}")
     yield Check("buildx", "ok", f"{engine.buildx_version} ({engine.endpoint.buildx})")
+
+
+def _own_builder(engine: Engine) -> Iterator[Check]:
     yield Check("driver", "ok", f"{engine.driver}: {engine.driver_reason}")
     if engine.cache_export:
         yield Check("cache export", "ok", engine.cache_reason)
@@ -104,6 +117,25 @@ def _engine(engine: Engine) -> Iterator[Check]:
             'Set {"features": {"containerd-snapshotter": true}} in /etc/docker/daemon.json and '
             "restart docker. Without it builds work, but keep no cache outside the engine.",
         )
+
+
+def _named_builder(engine: Engine, wanted: str) -> Check:
+    """Look at the builder that builds are sent to, as it is: it is neither made nor started."""
+    try:
+        found = look_at_builder(engine, wanted)
+    except EngineError as error:
+        return _failed("builder", error)
+    if found is None:
+        return Check("builder", "warn", f"{wanted}: not reached yet; the first build tries it")
+    detail = f"{wanted}: driver {found.driver} at {', '.join(found.endpoints)}"
+    if found.asleep:
+        return Check(
+            "builder",
+            "warn",
+            f"{detail}; {', '.join(found.asleep)} does not run, and a build would start it",
+            f"To try it now: docker buildx inspect --bootstrap {found.name}",
+        )
+    return Check("builder", "ok", f"{detail}, BuildKit {', '.join(found.buildkit) or '?'}")
 
 
 def _disk(engine: Engine | TfslimError, needed: int) -> Check:

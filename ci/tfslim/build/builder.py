@@ -18,7 +18,7 @@ from tfslim.engine.engine import Driver, Engine
 from tfslim.errors import EngineError
 from tfslim.ui import Ui
 
-__all__ = ["Builder", "parse_builder", "use_builder"]
+__all__ = ["Builder", "look_at_builder", "parse_builder", "use_builder"]
 
 _START_SECONDS = 180.0
 _CALL_SECONDS = 20.0
@@ -49,6 +49,39 @@ class Builder:
     buildkit: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
 
+    @property
+    def asleep(self) -> tuple[str, ...]:
+        """Names of the nodes that do not run."""
+        return tuple(name for name, status in self.status.items() if status != "running")
+
+
+def look_at_builder(engine: Engine, wanted: str) -> Builder | None:
+    """Return what is known of a builder that builds are to be sent to; nothing is made or started.
+
+    Args:
+        engine: Whose buildx is asked.
+        wanted: Name of a builder, or address of a BuildKit.
+
+    Returns:
+        What buildx says of it, its nodes running or asleep; None where the first build makes it
+        for its address.
+
+    Raises:
+        EngineError: There is no such builder, or it cannot do what is needed.
+    """
+    by_address = "://" in wanted
+    name = _name_for(wanted) if by_address else wanted
+    if by_address:
+        _create_options(wanted)  # refuses what is no address
+    done = engine.buildx(["inspect", name], timeout=_CALL_SECONDS)
+    if not done.ok:
+        if by_address:
+            return None
+        raise _not_started(engine, name, wanted, done.tail)
+    found = parse_builder(done.stdout)
+    _check(found, wanted, started=False)
+    return found
+
 
 def use_builder(engine: Engine, wanted: str | None, ui: Ui) -> Engine:
     """Return the engine with its builds sent to another builder.
@@ -70,7 +103,7 @@ def use_builder(engine: Engine, wanted: str | None, ui: Ui) -> Engine:
     if not done.ok:
         raise _not_started(engine, name, wanted, done.tail)
     found = parse_builder(done.stdout)
-    _check(found, wanted)
+    _check(found, wanted, started=True)
     driver: Driver = found.driver  # type: ignore[assignment]  # _check has looked
     reason = f"builder: {wanted}"
     ui.note(f"builds run on {name} (driver {driver}, BuildKit {', '.join(found.buildkit) or '?'})")
@@ -106,7 +139,8 @@ def parse_builder(text: str) -> Builder:
         platforms=tuple(
             platform.strip("* ")
             for node in nodes
-            for platform in node.get("platforms", "").split(",")
+            if node.get("platforms")  # a node that sleeps tells none
+            for platform in node["platforms"].split(",")
         ),
         buildkit=tuple(
             version
@@ -117,8 +151,13 @@ def parse_builder(text: str) -> Builder:
     )
 
 
-def _check(found: Builder, wanted: str) -> None:
+def _check(found: Builder, wanted: str, *, started: bool) -> None:
     """Refuse a builder that cannot build TensorFlow images.
+
+    Args:
+        found: What it says of itself.
+        wanted: What the user calls it.
+        started: It was started: nodes that do not run now never will.
 
     Raises:
         EngineError: Says what it cannot do.
@@ -134,11 +173,11 @@ def _check(found: Builder, wanted: str) -> None:
             f"builder {wanted!r} has the driver {found.driver or 'unknown'!r}",
             why=f"tfslim knows {', '.join(get_args(Driver))}.",
         )
-    asleep = [name for name, status in found.status.items() if status != "running"]
-    if found.errors or asleep or not found.status:
+    if found.errors or not found.status or (started and found.asleep):
         raise EngineError(
             f"builder {wanted!r} is not running",
-            why="\n".join(found.errors) or f"nodes that do not run: {', '.join(asleep) or 'all'}",
+            why="\n".join(found.errors)
+            or f"nodes that do not run: {', '.join(found.asleep) or 'all'}",
             way_out=f"docker buildx inspect --bootstrap {found.name or wanted}",
         )
     if found.platforms and not any(p.startswith("linux/amd64") for p in found.platforms):
@@ -163,7 +202,7 @@ def _made(engine: Engine, address: str, ui: Ui) -> str:
     Raises:
         EngineError: The address is none, or buildx refuses it.
     """
-    name = f"tfslim-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
+    name = _name_for(address)
     if engine.buildx(["inspect", name], timeout=_CALL_SECONDS).ok:
         return name
     done = engine.buildx(
@@ -173,6 +212,10 @@ def _made(engine: Engine, address: str, ui: Ui) -> str:
         raise EngineError(f"buildx makes no builder for {address}", why=done.tail)
     ui.note(f"made builder {name} for {address}; `docker buildx rm {name}` forgets it")
     return name
+
+
+def _name_for(address: str) -> str:
+    return f"tfslim-{hashlib.sha256(address.encode()).hexdigest()[:8]}"
 
 
 def _create_options(address: str) -> list[str]:
