@@ -10,8 +10,9 @@ from typing import Any
 
 from fake_github import FakeGitHub
 from fake_github.state import Repository, Run, State
-from tfslim.github.api import Api, Clock
+from tfslim.github.api import Api
 from tfslim.github.event import Event, PullRequest
+from tfslim.github.rest import Clock, Rest
 from tfslim.github.state import JobState
 
 __all__ = ["FORK", "HERE", "TOKEN", "Time", "World", "world"]
@@ -68,7 +69,8 @@ class World:
         return self.here.body()
 
     def api(self, token: str = TOKEN, **more: Any) -> Api:
-        return Api(self.fake.url, token, say=self.said.append, clock=self.time.clock(), **more)
+        clock = self.time.clock()
+        return Api(Rest(self.fake.url, token, say=self.said.append, clock=clock, **more))
 
     def pull_event(self, number: int = 5, run_id: int = 900) -> Event:
         """Return the event of a pull request's run."""

@@ -17,10 +17,10 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tfslim.errors import ConfigError
-from tfslim.github.rest import PATIENCE_S, ApiError, Ask, Clock, Rest, not_understood, too_large
+from tfslim.github.rest import ApiError, Ask, Rest, not_understood, too_large
 from tfslim.report.inert import plain
 
-__all__ = ["Account", "Api", "ApiError", "Artifact", "Clock", "Comment", "Pull", "PullSide", "Run"]
+__all__ = ["Account", "Api", "ApiError", "Artifact", "Comment", "Pull", "PullSide", "Run"]
 
 _MOST_ITEMS: Final = 1_000
 _MOST_RUNS: Final = 100
@@ -121,21 +121,16 @@ _Model = TypeVar("_Model", bound=_Answer)
 
 
 class Api:
-    """A client of one GitHub; the arguments are those of `rest.Rest`.
+    """A client of one GitHub.
 
     Every method raises ApiError where GitHub refuses, cannot be reached or is not understood.
+
+    Args:
+        rest: How it is asked.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        token: str,
-        *,
-        say: Callable[[str], None] = lambda _text: None,
-        clock: Clock | None = None,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
-        self._rest = Rest(base_url, token, say=say, clock=clock, patience_s=patience_s)
+    def __init__(self, rest: Rest) -> None:
+        self._rest = rest
 
     def __repr__(self) -> str:
         """Return the address alone."""

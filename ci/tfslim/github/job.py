@@ -294,8 +294,10 @@ def _earlier(event: Event, token: str, artifact: str, into: Path) -> tuple[Path 
         return None, "No baseline: without a token no earlier run can be read."
     from tfslim.github.api import Api  # noqa: PLC0415 (only here is GitHub's API needed)
     from tfslim.github.artifacts import baseline_record  # noqa: PLC0415
+    from tfslim.github.rest import Rest  # noqa: PLC0415
 
-    return baseline_record(Api(event.api_url, token), event, artifact, into)
+    with Api(Rest(event.api_url, token)) as api:
+        return baseline_record(api, event, artifact, into)
 
 
 def _judged(

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Final
 
 from tfslim.errors import TfslimError
-from tfslim.github.api import Api, Clock
+from tfslim.github.api import Api
 from tfslim.github.commands import Commands
 from tfslim.github.comment import CommentOutcome, Wish, post_comment
 from tfslim.github.event import Event, read_event
 from tfslim.github.inputs import variable
 from tfslim.github.publish import publish as publish_run
+from tfslim.github.rest import Clock, Rest
 from tfslim.github.state import STATE_FILE, JobState
 from tfslim.ui import Ui
 
@@ -80,7 +81,7 @@ def _api(env: Mapping[str, str], event: Event, commands: Commands, clock: Clock 
         with commands.verbatim():
             commands.say(text)
 
-    return Api(event.api_url, token, say=say, clock=clock)
+    return Api(Rest(event.api_url, token, say=say, clock=clock))
 
 
 def _tell(outcome: CommentOutcome, commands: Commands) -> None:

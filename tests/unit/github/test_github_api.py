@@ -12,8 +12,8 @@ import pytest
 from fake_github import FakeGitHub, zipped
 from github_world import HERE, READER, TOKEN, USER, World, world
 from tfslim.errors import ConfigError
-from tfslim.github.api import Api, ApiError, Clock
-from tfslim.github.rest import Ask
+from tfslim.github.api import Api, ApiError
+from tfslim.github.rest import Ask, Clock, Rest
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_the_token_is_nowhere(github: World, caplog: pytest.LogCaptureFixture) -
 )
 def test_a_token_is_not_sent_in_the_clear(url: str) -> None:
     with pytest.raises(ConfigError, match="GITHUB_API_URL"):
-        Api(url, TOKEN)
+        Rest(url, TOKEN)
 
 
 def test_a_redirect_to_a_place_that_is_not_safe_is_refused(github: World) -> None:
@@ -320,7 +320,7 @@ def test_nobody_there() -> None:
     with FakeGitHub() as fake:
         url = fake.url
     pauses: list[float] = []
-    api = Api(url, TOKEN, clock=Clock(pauses.append, jitter=lambda: 0.5))
+    api = Api(Rest(url, TOKEN, clock=Clock(pauses.append, jitter=lambda: 0.5)))
     with pytest.raises(ApiError, match="cannot be reached") as caught:
         api.pull(HERE, 5)
     assert len(pauses) == 5
