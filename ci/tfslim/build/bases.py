@@ -24,7 +24,7 @@ from tfslim.engine.engine import Engine
 from tfslim.errors import ConfigError, EngineError, NetworkError, TfslimError
 from tfslim.ui import Ui, human_bytes
 
-__all__ = ["Base", "Source", "ensure_bases", "image_context"]
+__all__ = ["Base", "Source", "ensure_bases", "image_context", "image_labels"]
 
 Source = Literal["auto", "registry", "debian"]
 
@@ -165,7 +165,7 @@ def _inspect(engine: Engine, reference: str, *options: str) -> dict[str, Any]:
 
 def _from_debian(engine: Engine, recipe: debian.Recipe, ui: Ui, refresh: bool) -> Base:
     tag = f"{_REPOSITORY}/{recipe.name}"
-    labels = None if refresh else _labels(engine, tag)
+    labels = None if refresh else image_labels(engine, tag)
     if labels is None or labels.get(f"{_LABEL}.recipe") != recipe.key:
         labels = _build(engine, recipe, tag, ui)
     packages = tuple(labels[f"{_LABEL}.packages"].split())
@@ -183,7 +183,7 @@ def _pin(packages: Sequence[str]) -> str:
     return "sha256:" + hashlib.sha256("\n".join(packages).encode()).hexdigest()
 
 
-def _labels(engine: Engine, tag: str) -> dict[str, str] | None:
+def image_labels(engine: Engine, tag: str) -> dict[str, str] | None:
     """Return an image's labels; None where the engine has no such image."""
     with contextlib.closing(engine.client()) as client:
         try:

@@ -8,14 +8,11 @@ needs nothing but a package index.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from pathlib import Path
 
-from docker.errors import ImageNotFound
-
 from tfslim.build.bake import BuildLog, dockerfiles, run_bake, secrets
-from tfslim.build.bases import ensure_bases
+from tfslim.build.bases import ensure_bases, image_labels
 from tfslim.compat import compat
 from tfslim.config import Config
 from tfslim.engine.engine import Engine
@@ -39,7 +36,7 @@ def sbom_generator(engine: Engine, config: Config, ui: Ui) -> str:
     """
     folder = dockerfiles() / "sbom"
     tag = f"tfslim/sbom-generator:{_key(folder)}"
-    if _exists(engine, tag):
+    if image_labels(engine, tag) is not None:
         return tag
     name = compat().python_bases[_PYTHON].name
     base = ensure_bases(engine, [name], config.base_source, ui)[name]
@@ -69,12 +66,3 @@ def _key(folder: Path) -> str:
     for path in sorted(folder.iterdir()):
         hashed.update(path.read_bytes())
     return hashed.hexdigest()[:12]
-
-
-def _exists(engine: Engine, tag: str) -> bool:
-    with contextlib.closing(engine.client()) as client:
-        try:
-            client.images.get(tag)
-        except ImageNotFound:
-            return False
-    return True
