@@ -14,7 +14,7 @@ from tfslim.bench import enter
 from tfslim.bench.driver import Driver
 from tfslim.bench.rootfs import Root, RootTarget, open_root
 from tfslim.errors import ConfigError, InputError
-from tfslim.pack.manifest import MANIFEST, read_manifest
+from tfslim.pack.manifest import MANIFEST
 from tfslim.pack.read import read_marker, unpack_tree
 from tfslim.parity.target import Target
 from tfslim.parity.trees import tree_target
@@ -84,9 +84,8 @@ def open_tree(given: Given, state: Path, driver: Driver | None, ui: Ui) -> Itera
     """
     path, size = given.path.absolute(), None
     if (path / MANIFEST).is_file():
-        size = read_manifest(path).tree_bytes
         unpacked = state / "trees" / given.name
-        unpack_tree(path, unpacked, ui=ui)
+        size = unpack_tree(path, unpacked, ui=ui).manifest.tree_bytes
         path = unpacked.absolute()
     if not path.is_dir():
         raise InputError(f"there is no folder {given.path}")

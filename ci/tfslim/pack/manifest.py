@@ -26,7 +26,6 @@ __all__ = [
     "Manifest",
     "Marker",
     "Piece",
-    "digest_of",
     "read_manifest",
 ]
 
@@ -169,13 +168,11 @@ class Marker(_Data):
     config: ImageConfig | None = None
 
 
-def digest_of(folder: Path) -> str:
-    """Return the SHA-256 of a pack's manifest, which names everything else."""
-    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
-
-
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> tuple[Manifest, str]:
     """Read a pack's manifest as if anybody had written it.
+
+    Returns:
+        What it says, and its SHA-256, which thus names everything else.
 
     Raises:
         InputError: It is missing, damaged, of a newer version, or names what would leave the
@@ -185,7 +182,8 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         if path.stat().st_size > _MANIFEST_BYTES:
             raise InputError(f"{path} is too large to be a manifest")
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        manifest = Manifest.model_validate_json(content)
     except FileNotFoundError:
         raise InputError(
             f"{folder} holds no packed tree",
@@ -200,7 +198,7 @@ def read_manifest(folder: Path) -> Manifest:
     if problems:
         more = f"\nand {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise InputError(f"{path} is refused", why="\n".join(problems[:_SHOWN]) + more)
-    return manifest
+    return manifest, hashlib.sha256(content).hexdigest()
 
 
 def _first(error: ValidationError) -> str:

@@ -29,7 +29,6 @@ from tfslim.pack.manifest import (
     Manifest,
     Marker,
     Piece,
-    digest_of,
     read_manifest,
 )
 from tfslim.ui import Ui, human_bytes
@@ -83,8 +82,7 @@ def unpack_tree(folder: Path, dest: Path, *, expected: str = "", ui: Ui) -> Unpa
             something else is at `dest`.
         DiskError: There is not enough room.
     """
-    manifest = read_manifest(folder)
-    digest = digest_of(folder)
+    manifest, digest = read_manifest(folder)
     if expected and digest != expected.removeprefix("sha256:"):
         raise InputError(
             f"{folder} is not the pack that was expected",
