@@ -19,11 +19,11 @@ from tfslim.bench.run import Measured, measure
 from tfslim.bench.throughput import doubts
 from tfslim.build.bake import BuiltImage, build_images
 from tfslim.build.bases import Base, ensure_bases
-from tfslim.build.builder import use_builder
+from tfslim.build.builder import find_building_engine
 from tfslim.build.push import PushedImage, check_pushable, push_built
 from tfslim.compat import compat
 from tfslim.config import Config, VariantName
-from tfslim.engine.engine import Engine, find_engine
+from tfslim.engine.engine import Engine
 from tfslim.errors import DiskError, ModelError, TfslimError
 from tfslim.images.gpu_use import gpu_use
 from tfslim.images.inspect import inspect_source
@@ -81,8 +81,7 @@ class Line:
     @cached_property
     def engine(self) -> Engine:
         """The engine that is built with and run on."""
-        found = find_engine(self._ui, setup=self._setup)
-        return use_builder(found, self._config.builder, self._ui)
+        return find_building_engine(self._ui, self._config.builder, setup=self._setup)
 
     @cached_property
     def bases(self) -> dict[str, Base]:

@@ -52,7 +52,7 @@ def line(
     ui: Ui | None = None,
     **changes: Any,
 ) -> Line:
-    monkeypatch.setattr(pipeline, "find_engine", lambda *_args, **_options: engine)
+    monkeypatch.setattr(pipeline, "find_building_engine", lambda *_args, **_options: engine)
     config = Config().model_copy(update=changes)
     return Line(config, make_plan(config, variants), ui or Ui(quiet=True), setup_engine=False)
 

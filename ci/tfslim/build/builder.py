@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from typing import get_args
 from urllib.parse import urlsplit
 
-from tfslim.engine.engine import Driver, Engine
+from tfslim.engine.engine import BUILDER, Driver, Engine, find_engine
 from tfslim.errors import EngineError
 from tfslim.ui import Ui
 
-__all__ = ["Builder", "look_at_builder", "parse_builder", "use_builder"]
+__all__ = ["Builder", "find_building_engine", "look_at_builder", "parse_builder", "use_builder"]
 
 _START_SECONDS = 180.0
 _CALL_SECONDS = 20.0
@@ -81,6 +81,22 @@ def look_at_builder(engine: Engine, wanted: str) -> Builder | None:
     found = parse_builder(done.stdout)
     _check(found, wanted, started=False)
     return found
+
+
+def find_building_engine(ui: Ui, wanted: str | None, *, setup: bool) -> Engine:
+    """Return the engine to use, with its builds sent where they are wanted.
+
+    Args:
+        ui: Shows progress.
+        wanted: Name of a builder, or address of a BuildKit; None for the engine's own, which is
+            made only then.
+        setup: Set the embedded engine up where there is no other.
+
+    Raises:
+        TfslimError: See `find_engine` and `use_builder`.
+    """
+    engine = find_engine(ui, setup=setup, make_builder=wanted in (None, BUILDER))
+    return use_builder(engine, wanted, ui)
 
 
 def use_builder(engine: Engine, wanted: str | None, ui: Ui) -> Engine:

@@ -16,11 +16,11 @@ from docker.errors import APIError
 
 from tfslim import cli_bench, cli_coldstart, cli_slim, cli_verify
 from tfslim.bench.device import choose_device
-from tfslim.build.builder import use_builder
+from tfslim.build.builder import find_building_engine
 from tfslim.build.own import OwnBuild, bake_target, build_own
 from tfslim.build.push import Proof, PushedImage, push_image
 from tfslim.config import Config
-from tfslim.engine.engine import Engine, find_engine
+from tfslim.engine.engine import Engine
 from tfslim.errors import ConfigError, EngineError, NetworkError, TfslimError
 from tfslim.github.inputs import Inputs
 from tfslim.images.described import GateResult
@@ -201,8 +201,7 @@ class _OwnImage:
         return Made(record, subject, images[subject], digest, lambda: [self._push(images[subject])])
 
     def _found(self) -> Engine:
-        engine = find_engine(self._ui, setup=_as_root())
-        return use_builder(engine, self._wanted.config.builder, self._ui)
+        return find_building_engine(self._ui, self._wanted.config.builder, setup=_as_root())
 
     def _push(self, image: str) -> PushedImage:
         slims = self._wanted.inputs.slims

@@ -100,7 +100,7 @@ def cold(subject: str) -> ColdLaunch:
 
 @pytest.fixture
 def line(monkeypatch: pytest.MonkeyPatch) -> Line:
-    monkeypatch.setattr(pipeline, "find_engine", lambda *_a, **_o: Engine())
+    monkeypatch.setattr(pipeline, "find_building_engine", lambda *_a, **_o: Engine())
     monkeypatch.setattr(pipeline, "environment", lambda _engine, text: environment(None, text))
     monkeypatch.setattr(pipeline, "choose_device", lambda *_: Device(False, "CPU"))
     model = models.Model("m", "demo:x", Path("m"), "SavedModel", 1, ())

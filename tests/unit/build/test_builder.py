@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine_fakes import SLEEPING_BUILDER, FakeEngine, fake_engine, shown_builder
+from tfslim.build import builder
 from tfslim.build.builder import look_at_builder, parse_builder, use_builder
 from tfslim.engine.engine import Engine
 from tfslim.errors import EngineError
@@ -35,6 +36,22 @@ def test_a_builder_by_name_takes_the_builds_and_can_export_a_cache() -> None:
     found = used("far", fake_engine(cache_export=False, far=shown_builder()))
     assert (found.driver, found.builder, found.cache_export) == ("remote", "far", True)
     assert found.build_network == "default"
+
+
+@pytest.mark.parametrize(("wanted", "made"), [(None, True), ("tfslim", True), ("far", False)])
+def test_the_engines_own_builder_is_made_only_where_it_builds(
+    monkeypatch: pytest.MonkeyPatch, wanted: str | None, made: bool
+) -> None:
+    asked: list[bool] = []
+
+    def find(ui: Ui, *, setup: bool, make_builder: bool) -> Engine:
+        asked.append(make_builder)
+        return fake_engine(far=shown_builder(), tfslim=shown_builder("docker-container"))
+
+    monkeypatch.setattr(builder, "find_engine", find)
+    found = builder.find_building_engine(Ui(quiet=True), wanted, setup=False)
+    assert found.builder == (wanted or "default")
+    assert asked == [made]
 
 
 @pytest.mark.parametrize(

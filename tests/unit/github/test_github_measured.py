@@ -68,8 +68,7 @@ class Rooms:
         self.timed: list[Any] = []
         environment = small().environment
         for name, stand_in in {
-            "find_engine": lambda ui, setup: self.engine,
-            "use_builder": lambda engine, wanted, ui: engine,
+            "find_building_engine": lambda ui, wanted, setup: self.engine,
             "environment": lambda engine, text: environment.model_copy(update={"gpu": text}),
             "inspect_source": self._inspect,
         }.items():
@@ -158,7 +157,7 @@ def test_an_archive_is_measured_without_an_engine(
     def no_engine(*_: object, **__: object) -> None:
         raise AssertionError("no engine is needed")
 
-    monkeypatch.setattr(measured, "find_engine", no_engine)
+    monkeypatch.setattr(measured, "find_building_engine", no_engine)
     Path("app.tar").write_bytes(b"")
     assert _made(image="app.tar").image == "app.tar"
 
