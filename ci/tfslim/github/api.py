@@ -20,7 +20,18 @@ from tfslim.errors import ConfigError
 from tfslim.github.rest import ApiError, Ask, Rest, not_understood, too_large
 from tfslim.report.inert import plain
 
-__all__ = ["Account", "Api", "ApiError", "Artifact", "Comment", "Pull", "PullSide", "Run"]
+__all__ = [
+    "Account",
+    "Answer",
+    "Api",
+    "ApiError",
+    "Artifact",
+    "Comment",
+    "Named",
+    "Pull",
+    "PullSide",
+    "Run",
+]
 
 _MOST_ITEMS: Final = 1_000
 _MOST_RUNS: Final = 100
@@ -34,20 +45,20 @@ _ACTIONS: Final = "actions: read"
 _CONTENTS: Final = "contents: read"
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
     """A part of an answer; what GitHub adds to it is passed over."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Account(_Answer):
+class Account(Answer):
     """A user, organization or bot; an app's bot is `SLUG[bot]`."""
 
     login: str
     type: str = ""
 
 
-class Comment(_Answer):
+class Comment(Answer):
     """A comment on a pull request; the author is None where the account is gone."""
 
     id: int
@@ -56,16 +67,18 @@ class Comment(_Answer):
     user: Account | None = None
 
 
-class _Named(_Answer):
+class Named(Answer):
+    """A repository, by its name."""
+
     full_name: str
 
 
-class PullSide(_Answer):
+class PullSide(Answer):
     """One side of a pull request; the repository is None where it was deleted."""
 
     ref: str
     sha: str
-    repo: _Named | None = None
+    repo: Named | None = None
 
     @property
     def repository(self) -> str:
@@ -73,7 +86,7 @@ class PullSide(_Answer):
         return self.repo.full_name if self.repo else ""
 
 
-class Pull(_Answer):
+class Pull(Answer):
     """A pull request."""
 
     number: int
@@ -83,7 +96,7 @@ class Pull(_Answer):
     locked: bool = False
 
 
-class Run(_Answer):
+class Run(Answer):
     """A workflow run.
 
     Attributes:
@@ -96,18 +109,23 @@ class Run(_Answer):
     event: str
     head_sha: str
     head_branch: str | None = None
-    head_repository: _Named | None = None
+    head_repository: Named | None = None
     status: str | None = None
     conclusion: str | None = None
     html_url: str = ""
 
+    @property
+    def source(self) -> str:
+        """OWNER/NAME of where its commit comes from; empty where that was deleted."""
+        return self.head_repository.full_name if self.head_repository else ""
 
-class _RunOfArtifact(_Answer):
+
+class _RunOfArtifact(Answer):
     id: int = 0
     head_sha: str = ""
 
 
-class Artifact(_Answer):
+class Artifact(Answer):
     """An artifact of a run; `size_in_bytes` is that of its zip."""
 
     id: int
@@ -117,7 +135,7 @@ class Artifact(_Answer):
     workflow_run: _RunOfArtifact | None = None
 
 
-_Model = TypeVar("_Model", bound=_Answer)
+_Model = TypeVar("_Model", bound=Answer)
 
 
 class Api:

@@ -26,7 +26,6 @@ MOST_BYTES: Final = 128 << 20
 _TRUSTED: Final = frozenset({"push", "schedule", "workflow_dispatch"})
 _CONCLUDED: Final = frozenset({"success", "failure"})  # a broken budget leaves a record, too
 _MOST_TRIED: Final = 5  # runs whose artifacts are looked at
-_NO_COMMIT: Final = "0" * 40
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,6 @@ def baseline_record(
 def _sought(api: Api, event: Event, name: str) -> Sought:
     request = event.pull_request
     branch = event.ref.removeprefix("refs/heads/") if event.ref.startswith("refs/heads/") else ""
-    before = str(event.payload.get("before") or "")
     own = [request.base_ref if request else branch, event.default_branch]
     return Sought(
         repository=event.repository,
@@ -94,7 +92,7 @@ def _sought(api: Api, event: Event, name: str) -> Sought:
         branches=tuple(dict.fromkeys(filter(None, own))),
         base=(request.base_sha or request.base_ref) if request else "",
         head=request.head_sha if request else "",
-        before="" if request or before == _NO_COMMIT else before,
+        before="" if request else event.before,
     )
 
 
@@ -157,13 +155,12 @@ def _newest_on(api: Api, sought: Sought, branch: str) -> list[Run]:
 
 def _usable(run: Run, sought: Sought) -> bool:
     """True for another, finished run of this repository's own commit."""
-    where = run.head_repository.full_name if run.head_repository else ""
     return (
         run.id != sought.run_id
         and run.status == "completed"
         and run.conclusion in _CONCLUDED
         and run.event in _TRUSTED
-        and where.lower() == sought.repository.lower()
+        and run.source.lower() == sought.repository.lower()
     )
 
 

@@ -29,7 +29,6 @@ Found = tuple[RunRecord | None, BaselineInfo]
 """The record, or None; and what is known of it, or why there is none."""
 
 _SECONDS: Final = 120.0
-_NO_COMMIT: Final = "0" * 40
 _DEEPER: Final = (
     "this clone has not the commits that say which it is; give actions/checkout `fetch-depth: 2` "
     "for pull requests, `fetch-depth: 0` for all else"
@@ -94,9 +93,8 @@ def commit_before(event: Event) -> tuple[str, str]:
         base = _git("merge-base", "HEAD", request.base_sha) if request.base_sha else ""
         name = f"the merge base with {request.base_ref or 'the base'}"
     else:
-        before = str(event.payload.get("before") or "")
-        known = before if before != _NO_COMMIT and not before.startswith("-") else ""
-        base = _git("rev-parse", "--verify", f"{known or 'HEAD^'}^{{commit}}")
+        known = "HEAD^" if event.before.startswith("-") else event.before or "HEAD^"
+        base = _git("rev-parse", "--verify", f"{known}^{{commit}}")
         name = "the commit before"
     if not base:
         raise ConfigError("the commit to compare with is not known", why=_why_unknown())

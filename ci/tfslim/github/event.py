@@ -18,6 +18,7 @@ __all__ = ["GPU_LABEL", "Event", "PullRequest", "in_actions", "may_use_gpu", "re
 GPU_LABEL: Final = "gpu-ok"
 """The label with which a maintainer lets one commit of a fork run on the project's own GPU."""
 
+_NO_COMMIT: Final = "0" * 40
 _MOST_BYTES: Final = 25 * 10**6  # GitHub's own limit for an event's payload
 
 
@@ -94,6 +95,12 @@ class Event:
         if self.name == "issue_comment" and _table(self.payload, "issue").get("pull_request"):
             return ""  # the payload does not say where the pull request comes from
         return self.repository
+
+    @property
+    def before(self) -> str:
+        """The commit that a branch was at before a push; empty where it was at none."""
+        told = _text(self.payload, "before")
+        return "" if told == _NO_COMMIT else told
 
     @property
     def run_url(self) -> str:

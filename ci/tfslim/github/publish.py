@@ -30,12 +30,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from tfslim.cli_report import Held, Options, judge
 from tfslim.config import DEFAULT_FILE, Config
 from tfslim.errors import ConfigError, InputError, TfslimError
-from tfslim.github.api import Api, Pull
+from tfslim.github.api import Answer, Api, Named, Pull, Run
 from tfslim.github.artifacts import Sought, earlier_record
 from tfslim.github.comment import CommentOutcome, Origin, body_of, upsert
 from tfslim.github.event import Event
@@ -55,42 +55,21 @@ _MOST_PULLS: Final = 10
 _SHA: Final = r"^([0-9a-f]{40}|[0-9a-f]{64})$"
 
 
-class _Payload(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class _Named(_Payload):
-    full_name: str
-
-
-class _Numbered(_Payload):
+class _Numbered(Answer):
     number: int
 
 
-class _Measured(_Payload):
+class _Measured(Run):
     """The run that measured, as GitHub's event has it.
 
     Attributes:
-        head_repository: Where its commit comes from; None where that was deleted.
         pull_requests: Empty for a fork's.
     """
 
-    id: int
-    run_attempt: int = 1
-    workflow_id: int
-    event: str
-    status: str | None = None
     head_sha: str = Field(pattern=_SHA)
-    head_branch: str | None = None
-    head_repository: _Named | None = None
-    repository: _Named
-    pull_requests: list[_Numbered] = []
-    html_url: str = ""
-
-    @property
-    def source(self) -> str:
-        """OWNER/NAME of where its commit comes from; empty where that was deleted."""
-        return self.head_repository.full_name if self.head_repository else ""
+    run_attempt: int = 1
+    repository: Named
+    pull_requests: tuple[_Numbered, ...] = ()
 
 
 class _NotNowError(Exception):
