@@ -843,7 +843,11 @@ def main() -> None:
 
 def _client(ui: Ui) -> Callable[[], DockerClient]:
     """Return what gives a client of the engine, for verbs that need one for images only."""
-    engine = cache(lambda: find_engine(ui, setup=False))  # looked for once, when it is needed
+
+    @cache
+    def engine() -> Engine:  # looked for once, when it is needed
+        return find_engine(ui, setup=False, make_builder=False)
+
     return lambda: engine().client()
 
 

@@ -179,7 +179,7 @@ def measure_sources(
 
     @cache
     def engine() -> Engine:
-        return find_engine(ui, setup=setup_engine)
+        return find_engine(ui, setup=setup_engine, make_builder=False)  # nothing is built
 
     settings = config.bench
     with open_subjects(names, settings, model=model, engine=engine, ui=ui) as opened:
