@@ -309,7 +309,7 @@ def summary(result: Result) -> list[str]:
     """Say in a few lines what came of it."""
     plan, outcome, image = result.plan, result.outcome, result.image
     lines = [
-        _change(
+        change(
             image.target if image else outcome.tree,
             image.disk_bytes_before if image else outcome.tree_before,
             image.disk_bytes_after if image else outcome.tree_after,
@@ -319,7 +319,7 @@ def summary(result: Result) -> list[str]:
     if image:
         before = sum(layer.before_bytes for layer in image.layers)
         after = sum(layer.after_bytes for layer in image.layers)
-        lines.append(_change(" " * len(image.target), before, after, "in layers as stored"))
+        lines.append(change(" " * len(image.target), before, after, "in layers as stored"))
         old = [layer for layer in image.layers if layer.before_digest]
         changed = f"{sum(layer.rewritten for layer in old)} of {len(old)} layers rewritten"
         new = ", one new" if len(old) < len(image.layers) else ""
@@ -353,7 +353,7 @@ def _answers(compared: Verdict | str) -> str:
     return f"compared, {compared.outcome} ({compared.reason}): {names}"
 
 
-def _change(what: str, before: int, after: int, measure: str) -> str:
+def change(what: str, before: int, after: int, measure: str) -> str:
     share = 1 - after / before if before else 0
     return f"{what}: {human_bytes(before)} → {human_bytes(after)} {measure} ({share:.0%} less)"
 

@@ -37,7 +37,7 @@ class Image:
         manifest_digest: None in a docker archive without OCI manifest.
         platform: Such as "linux/amd64".
         config: The image config, parsed; `config_digest` is of its exact bytes.
-        config_bytes: Size of the config blob.
+        config_json: These bytes.
         annotations: Of the manifest.
     """
 
@@ -46,9 +46,14 @@ class Image:
     platform: str
     config: dict[str, Any]
     config_digest: str
-    config_bytes: int
+    config_json: bytes
     layers: tuple[Layer, ...]
     annotations: dict[str, str]
+
+    @property
+    def config_bytes(self) -> int:
+        """Size of the config blob."""
+        return len(self.config_json)
 
 
 class _Shelf:
@@ -257,7 +262,7 @@ def _assemble(shelf: _Shelf, found: Found) -> Image:
         platform=f"{config.os}/{config.architecture}",
         config=json.loads(raw),
         config_digest=f"sha256:{hashlib.sha256(raw).hexdigest()}",
-        config_bytes=len(raw),
+        config_json=raw,
         layers=tuple(
             replace(layer, created_by=command)
             for layer, command in zip(layers, commands, strict=True)

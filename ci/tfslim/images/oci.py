@@ -21,9 +21,14 @@ import zstandard
 
 from tfslim.errors import ConfigError
 
-__all__ = ["Blob", "Compression", "LayerSink", "OciArchive", "image_name"]
+__all__ = ["WINDOW_LOG", "Blob", "Compression", "LayerSink", "OciArchive", "image_name"]
 
 Compression = Literal["zstd", "gzip"]
+
+# 128 MB, the largest window that zstd's own tools unpack unasked; containerd, Docker, Podman and
+# CRI-O go to 512 MB (github.com/klauspost/compress/zstd, WithDecoderMaxWindow).
+WINDOW_LOG = 27
+_LEAST_WINDOW_LOG = 17
 
 _BLOCK_BYTES = 512
 _GZIP_WBITS = 31
@@ -105,11 +110,20 @@ class OciArchive:
         return Blob(_LAYER + _SUFFIX[compression], out.digest, out.size, diff_id)
 
     @contextmanager
-    def layer(self, compression: Compression, level: int) -> Iterator[tuple[LayerSink, list[Blob]]]:
-        """Add a layer from its tar; the list holds its blob after the block."""
+    def layer(
+        self, compression: Compression, level: int, most_bytes: int
+    ) -> Iterator[tuple[LayerSink, list[Blob]]]:
+        """Add a layer from its tar; the list holds its blob after the block.
+
+        Args:
+            compression: How it is stored.
+            level: Of the compression.
+            most_bytes: What the tar will be at most, about: no larger window is announced, for
+                whoever unpacks the layer sets that much memory aside.
+        """
         done: list[Blob] = []
         with self._entry() as out:
-            sink = LayerSink(out, _compressor(compression, level))
+            sink = LayerSink(out, _compressor(compression, level, most_bytes))
             yield sink, done
             diff_id = sink.close()
         done.append(Blob(_LAYER + _SUFFIX[compression], out.digest, out.size, diff_id))
@@ -117,7 +131,7 @@ class OciArchive:
     def finish(
         self,
         *,
-        config: dict[str, Any],
+        config: dict[str, Any] | bytes,
         layers: list[Blob],
         annotations: dict[str, str],
         name: str,
@@ -125,12 +139,14 @@ class OciArchive:
         """Write config, manifest and indexes; return the manifest's and the config's blob.
 
         Args:
-            config: The image config.
+            config: The image config; bytes stay what they are, and with them the image's ID.
             layers: All layers from the base up, each already in the archive.
             annotations: Of the manifest.
             name: Full reference, from `image_name`.
         """
-        config_blob = self._json(config, _CONFIG)
+        encoded = config if isinstance(config, bytes) else _encoded(config)
+        told = json.loads(encoded)
+        config_blob = self._bytes(encoded, _CONFIG)
         manifest = {
             "schemaVersion": 2,
             "mediaType": _MANIFEST,
@@ -138,9 +154,9 @@ class OciArchive:
             "layers": [layer.descriptor() for layer in layers],
             "annotations": dict(sorted(annotations.items())),
         }
-        blob = self._json(manifest, _MANIFEST)
+        blob = self._bytes(_encoded(manifest), _MANIFEST)
         entry = blob.descriptor() | {
-            "platform": {"os": config["os"], "architecture": config["architecture"]},
+            "platform": {"os": told["os"], "architecture": told["architecture"]},
             "annotations": {
                 "io.containerd.image.name": name,
                 "org.opencontainers.image.ref.name": name.rpartition(":")[2],
@@ -157,9 +173,9 @@ class OciArchive:
         self._file.write(bytes(2 * _BLOCK_BYTES))
         return blob, config_blob
 
-    def _json(self, value: Any, media_type: str) -> Blob:
+    def _bytes(self, data: bytes, media_type: str) -> Blob:
         with self._entry() as out:
-            out.write(_encoded(value))
+            out.write(data)
         return Blob(media_type, out.digest, out.size)
 
     def _file_of(self, name: str, value: Any) -> None:
@@ -215,12 +231,19 @@ def _valid(repository: str, tag: str) -> bool:
     return name_ok and tag_ok and not tag.startswith((".", "-"))
 
 
-def _compressor(compression: Compression, level: int) -> _Compressor:
+def _compressor(compression: Compression, level: int, most_bytes: int) -> _Compressor:
     if compression == "gzip":
         return zlib.compressobj(level, zlib.DEFLATED, _GZIP_WBITS)
-    # With at least one worker zstd's output does not depend on how many there are.
-    threads = max(1, os.cpu_count() or 1)
-    return zstandard.ZstdCompressor(level=level, threads=threads).compressobj()
+    return zstandard.ZstdCompressor(
+        compression_params=zstandard.ZstdCompressionParameters.from_level(
+            level,
+            # Kernels are alike across whole libraries; usual windows of 2 to 8 MB do not reach.
+            window_log=min(max(most_bytes.bit_length(), _LEAST_WINDOW_LOG), WINDOW_LOG),
+            enable_ldm=True,
+            # With at least one worker zstd's output does not depend on how many there are.
+            threads=max(1, os.cpu_count() or 1),
+        )
+    ).compressobj()
 
 
 def _encoded(value: Any) -> bytes:

@@ -23,7 +23,22 @@ from tfslim.ui import Ui, human_bytes
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["UnpackedImage", "unpacked_image"]
+__all__ = ["PackedImage", "UnpackedImage", "stored_image", "unpacked_image"]
+
+
+@dataclass(frozen=True)
+class PackedImage:
+    """An image as it is stored.
+
+    Attributes:
+        blobs: Its layers as stored.
+        image: Config and layers.
+        folder: A temporary folder, to work in.
+    """
+
+    blobs: Blobs
+    image: Image
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -67,20 +82,43 @@ def unpacked_image(
         DiskError: There is not enough room.
     """
     ui = ui or Ui(quiet=True)
-    with ExitStack() as held:
-        folder = held.enter_context(_temporary_folder(scratch, ui))
-        place = _place(source, client, folder, ui)
-        with ui.step(f"Reading {source}") as step:
-            image = _read(place, source, Look(checksums=True, on_bytes=step.advance))
-            merged = merge(image.layers)
-        blobs = Blobs(place.path, image.layers)
-        held.callback(blobs.close)
-        root = folder / "root"
+    with stored_image(source, checksums=True, client=client, scratch=scratch, ui=ui) as stored:
+        image, blobs = stored.image, stored.blobs
+        merged = merge(image.layers)
+        root = stored.folder / "root"
         root.mkdir()
         size = sum(inode.member.size_bytes for inode in merged.live)
         with ui.step(f"Unpacking {human_bytes(size)}", total=size) as step:
             tree = unpack(blobs, image.layers, merged, root, on_bytes=step.advance)
         yield UnpackedImage(source, blobs, image, merged, tree)
+
+
+@contextmanager
+def stored_image(
+    source: str,
+    *,
+    checksums: bool = False,
+    client: Callable[[], DockerClient],
+    scratch: Path | None = None,
+    ui: Ui,
+) -> Iterator[PackedImage]:
+    """Open an image without unpacking it; arguments and errors are those of `unpacked_image`.
+
+    Args:
+        source: See there.
+        checksums: Whether a checksum of each file is needed.
+        client: See there.
+        scratch: Where the temporary folder is made; it needs room for the image, packed.
+        ui: Shows progress.
+    """
+    with ExitStack() as held:
+        folder = held.enter_context(_temporary_folder(scratch, ui))
+        place = _place(source, client, folder, ui)
+        with ui.step(f"Reading {source}") as step:
+            image = _read(place, source, Look(checksums=checksums, on_bytes=step.advance))
+        blobs = Blobs(place.path, image.layers)
+        held.callback(blobs.close)
+        yield PackedImage(blobs, image, folder)
 
 
 @contextmanager

@@ -34,7 +34,15 @@ from tfslim.ui import Step, Ui
 if TYPE_CHECKING:
     from docker import DockerClient
 
-__all__ = ["LayerChange", "Rewriting", "Rewritten", "rewrite_image"]
+__all__ = [
+    "LayerChange",
+    "Rewriting",
+    "Rewritten",
+    "check_output",
+    "checked_level",
+    "deliver",
+    "rewrite_image",
+]
 
 Result = TypeVar("Result")
 
@@ -126,12 +134,8 @@ class Rewriting:
         Raises:
             InputError: The output is a folder, or lies in none.
         """
-        if self.output and (self.output.is_dir() or not self.output.absolute().parent.is_dir()):
-            raise InputError(
-                f"{self.output} cannot be written",
-                why="it is a folder" if self.output.is_dir() else "its folder does not exist",
-                way_out="Give the new archive's file name in a folder that exists.",
-            )
+        if self.output:
+            check_output(self.output)
 
     def checked_level(self) -> int:
         """Return the level to use.
@@ -139,15 +143,34 @@ class Rewriting:
         Raises:
             ConfigError: The compression has no such level.
         """
-        default, most = (
-            (10, _ZSTD_MAX_LEVEL) if self.compression == "zstd" else (6, _GZIP_MAX_LEVEL)
+        return checked_level(self.compression, self.level)
+
+
+def check_output(output: Path) -> None:
+    """Refuse an archive that cannot be written before any work.
+
+    Raises:
+        InputError: It is a folder, or lies in none.
+    """
+    if output.is_dir() or not output.absolute().parent.is_dir():
+        raise InputError(
+            f"{output} cannot be written",
+            why="it is a folder" if output.is_dir() else "its folder does not exist",
+            way_out="Give the new archive's file name in a folder that exists.",
         )
-        level = default if self.level is None else self.level
-        if not 1 <= level <= most:
-            raise ConfigError(
-                f"{self.compression} has no level {level}", way_out=f"Use 1 to {most}."
-            )
-        return level
+
+
+def checked_level(compression: Compression, level: int | None) -> int:
+    """Return the level to use: by default 10 of zstd, 6 of gzip.
+
+    Raises:
+        ConfigError: The compression has no such level.
+    """
+    default, most = (10, _ZSTD_MAX_LEVEL) if compression == "zstd" else (6, _GZIP_MAX_LEVEL)
+    level = default if level is None else level
+    if not 1 <= level <= most:
+        raise ConfigError(f"{compression} has no level {level}", way_out=f"Use 1 to {most}.")
+    return level
 
 
 def rewrite_image(
@@ -186,18 +209,47 @@ def rewrite_image(
         if labels:
             how = replace(how, labels={**how.labels, **labels(result)})
         changes = opened.tree.changes()
-        with _partial(folder) as path:
-            with full_disk_is_told(folder), path.open("w+b") as file:
-                parts = _Writer(opened, changes, how, level, ui).write(file, name)
-                file.flush()
-                if how.output:  # on disk before its name is; an engine keeps its own copy
-                    os.fsync(file.fileno())
-            if how.output:
-                path.replace(how.output)
-            else:
-                _load(client(), path, ui)
+        writer = _Writer(opened, changes, how, level, ui)
+        parts = deliver(
+            lambda file: writer.write(file, name), how.output, folder, client=client, ui=ui
+        )
         rewritten = _rewritten(opened, changes, how, name, parts)
     return rewritten, result
+
+
+def deliver(
+    write: Callable[[BinaryIO], Result],
+    output: Path | None,
+    folder: Path,
+    *,
+    client: Callable[[], DockerClient],
+    ui: Ui,
+) -> Result:
+    """Have an archive written aside, then give it its name, or hand it to the engine.
+
+    Args:
+        write: Writes it; what it returns is handed through.
+        output: The archive's name; None loads it into the engine.
+        folder: Where it is written meanwhile: the output's own.
+        client: Gives the engine.
+        ui: Shows progress.
+
+    Raises:
+        InputError: The folder cannot be written to.
+        DiskError: There is not enough room.
+        EngineError: The engine refused the image; nothing was named then.
+    """
+    with _partial(folder) as path:
+        with full_disk_is_told(folder), path.open("w+b") as file:
+            result = write(file)
+            file.flush()
+            if output:  # on disk before its name is; an engine keeps its own copy
+                os.fsync(file.fileno())
+        if output:
+            path.replace(output)
+        else:
+            _load(client(), path, ui)
+    return result
 
 
 @contextmanager
@@ -258,7 +310,8 @@ class _Writer:
         return archive.layer_copy(pieces, layer.compression, diff_id)
 
     def _edited(self, archive: OciArchive, layer: Layer, edit: LayerEdit, step: Step) -> Blob:
-        with archive.layer(self.how.compression, self.level) as (sink, done):
+        size = layer.unpacked_bytes
+        with archive.layer(self.how.compression, self.level, size) as (sink, done):
 
             def write(data: bytes) -> None:
                 sink.write(data)
@@ -268,7 +321,8 @@ class _Writer:
         return done[0]
 
     def _new(self, archive: OciArchive) -> Blob:
-        with archive.layer(self.how.compression, self.level) as (sink, done):
+        size = sum(content.stat().st_size for content in self.added.values())
+        with archive.layer(self.how.compression, self.level, size) as (sink, done):
             write_new_layer(self.added, sink.write)
         return done[0]
 
