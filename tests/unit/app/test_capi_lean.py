@@ -10,6 +10,7 @@ from test_capi_wire import calls, entry, field, function, node, text
 from tfserve_app import process
 from tfserve_app.capi.lean import lean_graph
 from tfserve_app.capi.metagraph import Loading, MetaGraph
+from tfserve_app.capi.options import SessionOptions
 from tfserve_app.capi.wire import Message, encode_bytes, encode_int
 
 LONG = "__inference_" + "long_" * 40  # its size is two bytes
@@ -103,6 +104,34 @@ INIT = "__saved_model_init_op"
 )
 def test_what_a_loader_has_to_run(more: bytes, expected: Loading | None) -> None:
     assert MetaGraph(Message(SAVER + more)).loading() == expected
+
+
+@pytest.mark.parametrize(
+    ("op", "found"),
+    [
+        ("While", True),
+        ("StatelessIf", True),
+        ("Case", True),
+        ("Merge", False),
+        ("IfSomething", False),
+    ],
+)
+def test_branches_and_loops_are_found_in_the_graph_and_in_functions(op: str, found: bool) -> None:
+    for graph in (
+        field(1, node("Relu")) + field(1, node(op)),
+        field(1, node("Relu")) + field(2, field(1, called("__inference_a", node(op)))),
+    ):
+        assert MetaGraph(Message(field(2, graph))).branches_or_loops() is found
+
+
+def test_ops_are_moved_into_branches_unless_there_are_none() -> None:
+    assert SessionOptions().encode() == SessionOptions(sinking=True).encode()
+    off = SessionOptions(sinking=False).encode()
+    rewriting = Message(off).message(10)
+    assert rewriting is not None
+    options = rewriting.message(10)
+    assert options is not None
+    assert (options.number(32), options.number(19)) == (1, 0)
 
 
 def test_work_that_has_begun_is_waited_for_where_its_result_is_needed() -> None:

@@ -16,6 +16,7 @@ from tfserve_app.capi.library import (
     Library,
     Output,
     StatusError,
+    grow_memory_in_steps,
     open_library,
     release_memory,
 )
@@ -69,6 +70,7 @@ class CapiBackend:
         started = time.monotonic()
         options = options or SessionOptions()
         _set_environment()
+        grow_memory_in_steps()
         refuse_gpu()
         self._library = open_library()
         opened = time.monotonic()

@@ -26,6 +26,7 @@ __all__ = [
     "Output",
     "StatusError",
     "find_library",
+    "grow_memory_in_steps",
     "open_library",
     "release_memory",
 ]
@@ -70,6 +71,10 @@ class Buffer(ctypes.Structure):
 
     _fields_ = (("data", c_void_p), ("length", c_size_t), ("deallocator", c_void_p))
 
+
+_MIB = 1 << 20
+# M_TOP_PAD, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: numbers from malloc.h
+_MALLOC_OPTIONS = ((-2, 64 * _MIB), (-3, 32 * _MIB), (-1, 64 * _MIB))
 
 # Calls that take long let other Python threads run meanwhile.
 _SLOW: dict[str, tuple[Any, list[Any]]] = {
@@ -197,6 +202,24 @@ def release_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(ctypes.c_size_t(0))
+
+
+def grow_memory_in_steps() -> None:
+    """Let malloc ask the system for memory in large steps, where the C library is glibc's.
+
+    A start allocates a hundred megabytes in small pieces, and by itself malloc grows a thread's
+    heap by a page or two at a time: tens of thousands of system calls and as many faults. Setting
+    the step fixes the size from which memory is mapped and given back by itself, which glibc
+    otherwise raises to this largest value as a program goes on (man 3 mallopt). It is not resident
+    before it is used. Who has set malloc up in the environment is left alone.
+    """
+    told = (name for name in os.environ if name.startswith("MALLOC_"))
+    if any(told) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option, value in _MALLOC_OPTIONS:
+            mallopt(option, value)
 
 
 def find_library() -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tfserve_app.backend import TensorSpec
 from tfserve_app.capi.dtypes import NAMES, plain_number
-from tfserve_app.capi.wire import Message, Value, WireError
+from tfserve_app.capi.wire import Message, Value, WireError, encode_bytes
 
 __all__ = [
     "Endpoint",
@@ -22,6 +22,7 @@ __all__ = [
     "Loading",
     "MetaGraph",
     "UnsupportedSignatureError",
+    "branches_or_loops",
     "read_meta_graphs",
 ]
 
@@ -30,6 +31,18 @@ _INIT_OP = "__saved_model_init_op"
 # Run by the loader, not by a client.
 _LOADERS_OWN = frozenset({_INIT_OP, "__saved_model_train_op"})
 _INIT_OPS, _ASSETS = frozenset({"saved_model_main_op", "legacy_init_op"}), "saved_model_assets"
+
+
+# NodeDef.op (field 2) of each op that has its branches, or its loop, in functions.
+_BRANCHES_OR_LOOPS = re.compile(
+    b"|".join(
+        re.escape(encode_bytes(2, name.encode()))
+        for kind in ("If", "Case", "While")
+        for name in (kind, f"Stateless{kind}", f"Stateful{kind}")
+    )
+    + b"|"
+    + re.escape(encode_bytes(2, b"For"))
+)
 
 
 class UnsupportedSignatureError(ValueError):
@@ -147,6 +160,10 @@ class MetaGraph:
         wanted = [re.escape(name.encode()) for name in names]
         return bool(wanted) and re.search(b"|".join(wanted), self._message.data) is not None
 
+    def branches_or_loops(self) -> bool:
+        """Return whether a branch or a loop may be in its graph or functions; never misses one."""
+        return branches_or_loops(self._message.data)
+
     def _signatures(self) -> Iterator[tuple[str, Message]]:
         return ((name, one) for name, one in self._message.map(5) if name not in _LOADERS_OWN)
 
@@ -167,6 +184,11 @@ def read_meta_graphs(path: Path) -> list[MetaGraph]:
     if not graphs:
         raise WireError("it has no graph")
     return graphs
+
+
+def branches_or_loops(graph: memoryview | mmap.mmap) -> bool:
+    """Return whether an encoded graph may have a functional branch or loop; never misses one."""
+    return _BRANCHES_OR_LOOPS.search(graph) is not None
 
 
 def _sorted(endpoints: Mapping[str, Endpoint]) -> dict[str, Endpoint]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tfserve_app.capi.frozen import Frozen, read_frozen
@@ -65,6 +65,7 @@ def load_model(library: Library, path: Path, options: SessionOptions, log: Log) 
     graph = choose(read_meta_graphs(path / "saved_model.pb"))
     _check(path, graph)
     entries = _entries(graph, log)
+    options = replace(options, sinking=graph.branches_or_loops())
     lean = load_lean(library, path, graph, options) if wants_lean() else None
     return Model(lean or load_saved_model(library, path, graph.tags, options), entries)
 

@@ -39,6 +39,8 @@ class SessionOptions:
         inter_op_threads: Ops run at once.
         grappler: False leaves the graph as it is: a faster start, and slower answers where
             Grappler would have improved the graph.
+        sinking: False leaves out the pass of Grappler that moves ops into the branches and loops
+            that alone use them (TFG); for graphs without any, in which it finds nothing to do.
     """
 
     gpu_memory_fraction: float | None = None
@@ -48,6 +50,7 @@ class SessionOptions:
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     grappler: bool = True
+    sinking: bool = True
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> SessionOptions:
@@ -87,8 +90,16 @@ class SessionOptions:
         return b"".join(parts)
 
     def _graph_options(self) -> bytes:
-        """Return GraphOptions: rewrite_options (10) with disable_meta_optimizer (19)."""
-        return b"" if self.grappler else encode_bytes(10, encode_bool(19, value=True))
+        """Return GraphOptions: rewrite_options (10).
+
+        In there, disable_meta_optimizer (19) and disable_tfg_optimizer (32): see
+        tensorflow/core/protobuf/rewriter_config.proto.
+        """
+        parts = [
+            b"" if self.grappler else encode_bool(19, value=True),
+            b"" if self.sinking else encode_bool(32, value=True),
+        ]
+        return _message(10, b"".join(parts))
 
 
 def _number(number: int, value: int) -> bytes:

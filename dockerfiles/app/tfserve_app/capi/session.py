@@ -6,9 +6,11 @@ import ctypes
 import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tfserve_app.capi.library import Buffer, Library, Output
+from tfserve_app.capi.metagraph import branches_or_loops
 from tfserve_app.capi.options import SessionOptions
 from tfserve_app.capi.texts import new_texts
 
@@ -181,7 +183,7 @@ def load_frozen(library: Library, file: Path, options: SessionOptions) -> Sessio
     with file.open("rb") as stream:
         # ctypes takes addresses of writable memory only; what is written there is never stored.
         data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-    return load_graph(library, data, options)
+    return load_graph(library, data, replace(options, sinking=branches_or_loops(data)))
 
 
 def load_graph(library: Library, data: bytearray | mmap.mmap, options: SessionOptions) -> Session:
