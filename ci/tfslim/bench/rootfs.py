@@ -160,7 +160,7 @@ class RootService:
 
     def lines(self) -> list[str]:
         """Return what it has logged so far."""
-        return self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return _lines(self.log)
 
     def memory_bytes(self) -> int | None:
         """Return the proportional set size of all its processes; None if the kernel hides it."""
@@ -216,7 +216,7 @@ def serve_root(
             root.name,
             ready_timeout,
             process.poll,
-            lambda: _tail(log),
+            lambda: "\n".join(_lines(log)[-_LOG_LINES:]),
             "A folder is started as tfslim's own images are; other images need an archive, "
             "which says how.",
         )
@@ -298,9 +298,8 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(lines[-_LOG_LINES:])
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _family(pid: int) -> Iterator[int]:
