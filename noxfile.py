@@ -62,7 +62,7 @@ def report(session: nox.Session) -> None:
 
 @nox.session
 def e2e(session: nox.Session) -> None:
-    """Build and smoke-test all variants for real; needs root or a Docker engine, and minutes."""
+    """Build and run images and the action for real; needs root or a Docker engine, and minutes."""
     _install(session, "[dev]")
     session.run("pytest", "-m", "image or action", "-v", *session.posargs)
 
