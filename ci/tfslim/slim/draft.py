@@ -58,6 +58,7 @@ def plan_file(
     keep_ptx: bool,
     unasked: Unasked | None = None,
     code: FileCode | None = None,
+    unpacked: str = "",
 ) -> Planned:
     """Plan one ELF file.
 
@@ -69,6 +70,7 @@ def plan_file(
         keep_ptx: Whether one PTX is kept for other GPUs.
         unasked: Which of its exported names nobody else asks for; None where that was not asked.
         code: What was compiled for it ahead of time.
+        unpacked: Why its relative relocations must not be packed, if so.
     """
     name = item.names[0]
     try:
@@ -76,7 +78,7 @@ def plan_file(
             draft = _Draft(elf, name, rules, sms, keep_ptx=keep_ptx, code=code)
             if unasked is not None:
                 draft.hide(unasked)
-            draft.pack()
+            draft.pack(unpacked)
             if draft.cuts == FileCuts():
                 return Planned(None, tuple(draft.notes), tuple(draft.modules))
             # zstd makes it smaller still; how much is known when it is done
@@ -261,8 +263,12 @@ class _Draft:
             removal = Removal(rule=rule.id, what="exported name", count=count, bytes=unasked.bytes)
             self.removals.append(removal)
 
-    def pack(self) -> None:
-        """Pack relative relocations where that saves enough; `packs` is how much, about."""
+    def pack(self, unpacked: str) -> None:
+        """Pack relative relocations where that saves enough; `packs` is how much, about.
+
+        Args:
+            unpacked: What speaks against it in this tree.
+        """
         rule, hidden = self._rules.relr_rule, self.cuts.hidden
         if rule is None or not rule.applies(PurePosixPath(self._name)) or _unmappable(self._elf):
             return
@@ -272,7 +278,7 @@ class _Draft:
             return  # nothing that the loader packs or unpacks is known of it
         if saved < rule.least:
             return
-        if refusal := relr.refusal(self._elf, hidden):
+        if refusal := unpacked or relr.refusal(self._elf, hidden):
             self._note(saved, f"relative relocations stay as they are: {refusal}")
             return
         self.packs = saved // PAGE * PAGE

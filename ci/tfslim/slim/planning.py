@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -60,8 +60,7 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
         files = tree_files(tree)
         found = installed(tree, files)
         policy, notes = fitted(policy, found)
-        policy, why = _for_libc(policy, tree, files)
-        notes += why
+        unpacked = _unpacked(policy, tree, files)
         rules = policy.profile
         packages = Packages(tree, files, found, policy)
         whole = plan_whole(tree, files, rules, packages, Unreached(files, policy))
@@ -88,6 +87,7 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
                 policy.keep_ptx,
                 unasked.get(item.names[0]),
                 _code_of(tree, item, made, policy),
+                unpacked,
             )
             for item in programs
         ]
@@ -126,18 +126,13 @@ def make_plan(tree: Path, policy: Policy, *, ui: Ui | None = None, jobs: int | N
     )
 
 
-def _for_libc(policy: Policy, tree: Path, files: Sequence[TreeFile]) -> tuple[Policy, list[Note]]:
-    """Return the policy without packed relocations where the C library is not known to read them.
+def _unpacked(policy: Policy, tree: Path, files: Sequence[TreeFile]) -> str:
+    """Return why no relocations are packed, where the C library is not known to read them.
 
     A rule that the user named with `--also` is followed all the same.
     """
     rule = policy.profile.relr_rule
-    if rule is None or rule.keep in policy.also or not (why := unpacked_because(tree, files)):
-        return policy, []
-    rules = tuple(one for one in policy.profile.rules if one.id != rule.id)
-    note = Note(path=".", bytes=0, why=f"relative relocations stay as they are: {why}")
-    profile = policy.profile.model_copy(update={"rules": rules})
-    return replace(policy, profile=profile), [note]
+    return "" if rule is None or rule.keep in policy.also else unpacked_because(tree, files)
 
 
 def _compiled(
@@ -195,6 +190,7 @@ class _Work:
     keep_ptx: bool
     unasked: Unasked | None
     code: FileCode | None
+    unpacked: str
 
 
 def _unasked(
@@ -283,4 +279,5 @@ def _plan_work(work: _Work) -> Planned:
         keep_ptx=work.keep_ptx,
         unasked=work.unasked,
         code=work.code,
+        unpacked=work.unpacked,
     )

@@ -253,6 +253,8 @@ class _Packing:
         entries = self._elf.dynamic_entries
         table = next(s for s in self._elf.segments if s.type == PT_DYNAMIC)
         first = entries[-1][2] + _ENTRY.size - 8
+        if first + _ENTRY.size > table.file_end or not self._elf.is_zero(first, first + 8):
+            raise FormatRefusedError("its dynamic table has no end")
         spare = range(first, table.file_end - 2 * _ENTRY.size + 1, _ENTRY.size)
         free = [at for at in spare if self._elf.is_zero(first, at + 2 * _ENTRY.size)]
         for wanted in _REDUNDANT:
