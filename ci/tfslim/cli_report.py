@@ -17,9 +17,9 @@ from tfslim.config import Config, Threshold
 from tfslim.errors import ConfigError, InputError
 from tfslim.files import write_whole
 from tfslim.report import charts, plots, render
-from tfslim.report.baseline import find_baseline, open_records
+from tfslim.report.baseline import Found, find_baseline, open_records
 from tfslim.report.budgets import BudgetResult, check_budgets
-from tfslim.report.compare import BaselineInfo, Comparison, compare
+from tfslim.report.compare import Comparison, compare
 from tfslim.report.dashboards import write_dashboards
 from tfslim.report.figures import quantity
 from tfslim.report.history import ChangePoint, History, HistorySeries, make_history, sparkline
@@ -130,7 +130,7 @@ def judge(
     record: RunRecord,
     thresholds: Sequence[Threshold],
     options: Options,
-    baseline: tuple[RunRecord | None, BaselineInfo] | None,
+    baseline: Found | None,
 ) -> Held:
     """Hold a run against a baseline that was found already, and against its own budgets.
 

@@ -7,18 +7,20 @@ request may come from a branch that is called main, too, and its artifact says w
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tfslim.errors import TfslimError
-from tfslim.github.api import Api, ApiError, Run
+from tfslim.github.api import Api, ApiError, Artifact, Run
 from tfslim.github.event import Event
-from tfslim.report.baseline import find_baseline
+from tfslim.report.baseline import Found, find_baseline
+from tfslim.report.compare import BaselineInfo
 from tfslim.report.inert import plain
 
-__all__ = ["MOST_BYTES", "Sought", "baseline_record", "earlier_record"]
+__all__ = ["MOST_BYTES", "Sought", "baseline_record", "earlier_record", "no_record"]
 
 MOST_BYTES: Final = 128 << 20
 """Bytes of an artifact's zip: record, samples, pages and pictures."""
@@ -59,25 +61,29 @@ class _Candidate:
     told: str
 
 
-def baseline_record(
-    api: Api, event: Event, artifact_name: str, into: Path
-) -> tuple[Path | None, str]:
+def baseline_record(api: Api, event: Event, artifact_name: str) -> Found:
     """Fetch the record that this run is compared with.
 
     Args:
         api: GitHub.
         event: What started this run.
         artifact_name: Name of the artifact that such runs leave.
-        into: Folder for the artifact's zip, which `report.baseline.find_baseline` opens.
 
     Returns:
-        The zip and what it is ("run 12 of 3f2a9c1d0b7e, the merge base"); or None and a sentence
-        that says why there is none. Nothing is raised: a missing baseline is no error.
+        The record, whose source is "run 12 of 3f2a9c1d0b7e, the merge base", say; or None and a
+        sentence that says why there is none. Nothing is raised: a missing baseline is no error.
     """
     try:
-        return earlier_record(api, _sought(api, event, artifact_name), into)
+        return earlier_record(api, _sought(api, event, artifact_name))
     except TfslimError as error:
-        return None, _none(error)
+        parts = (error.what, error.why)
+        return no_record(". ".join(plain(part.rstrip("."), 300) for part in parts if part))
+
+
+def no_record(why: str) -> Found:
+    """Return what stands for a record that there is not; `why` is a sentence without its end."""
+    note = f"No baseline: {why}."
+    return None, BaselineInfo(source="an earlier run", found=False, note=note)
 
 
 def _sought(api: Api, event: Event, name: str) -> Sought:
@@ -96,7 +102,7 @@ def _sought(api: Api, event: Event, name: str) -> Sought:
     )
 
 
-def earlier_record(api: Api, sought: Sought, into: Path) -> tuple[Path | None, str]:
+def earlier_record(api: Api, sought: Sought) -> Found:
     """Fetch the record of the first run that has one; see `baseline_record`.
 
     Raises:
@@ -110,13 +116,14 @@ def earlier_record(api: Api, sought: Sought, into: Path) -> tuple[Path | None, s
         if len(tried) == _MOST_TRIED:
             break
         tried.add(candidate.run.id)
-        path = _record_of(api, sought, candidate.run, into, problems)
-        if path is not None:
+        found = _record_of(api, sought, candidate.run, problems)
+        if found is not None:
             sha = plain(candidate.run.head_sha)[:12]
-            return path, f"run {candidate.run.id} of {sha}, {candidate.told}"
+            source = f"run {candidate.run.id} of {sha}, {candidate.told}"
+            return found[0], found[1].model_copy(update={"source": source})
     where = " or ".join(plain(branch, 60) for branch in sought.branches) or "the default branch"
     why = problems[0] if problems else f"no run on {where} has an artifact {sought.name} yet"
-    return None, f"No baseline: {why}."
+    return no_record(why)
 
 
 def _candidates(api: Api, sought: Sought, problems: list[str]) -> Iterator[_Candidate]:
@@ -164,7 +171,7 @@ def _usable(run: Run, sought: Sought) -> bool:
     )
 
 
-def _record_of(api: Api, sought: Sought, run: Run, into: Path, problems: list[str]) -> Path | None:
+def _record_of(api: Api, sought: Sought, run: Run, problems: list[str]) -> Found | None:
     """Fetch a run's record; None where it left none, or none that can be read."""
     for artifact in api.artifacts(sought.repository, run.id, sought.name):
         if artifact.name != sought.name:
@@ -172,22 +179,19 @@ def _record_of(api: Api, sought: Sought, run: Run, into: Path, problems: list[st
         if artifact.expired:
             problems.append(f"the artifact of run {run.id} has expired")
             continue
-        path: Path | None = None
         try:
-            path = api.download(sought.repository, artifact, into, most=MOST_BYTES)
-            record, info = find_baseline(str(path))
+            found = _fetched(api, sought, artifact)
         except TfslimError as error:
-            problems.append(f"the artifact of run {run.id} is of no use: {plain(error.what, 200)}")
+            why = error.what
         else:
-            if record is not None:
-                return path
-            problems.append(f"the artifact of run {run.id} is of no use: {plain(info.note, 200)}")
-        if path is not None:
-            path.unlink(missing_ok=True)
+            if found[0] is not None:
+                return found
+            why = found[1].note
+        problems.append(f"the artifact of run {run.id} is of no use: {plain(why, 200)}")
     return None
 
 
-def _none(error: TfslimError) -> str:
-    parts = (error.what, error.why)
-    told = ". ".join(plain(part.rstrip("."), 300) for part in parts if part)
-    return f"No baseline: {told}."
+def _fetched(api: Api, sought: Sought, artifact: Artifact) -> Found:
+    with tempfile.TemporaryDirectory(prefix="tfslim-baseline-") as scratch:
+        path = api.download(sought.repository, artifact, Path(scratch), most=MOST_BYTES)
+        return find_baseline(str(path))

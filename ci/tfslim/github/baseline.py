@@ -18,15 +18,11 @@ from tfslim.errors import ConfigError, TfslimError
 from tfslim.github.event import Event
 from tfslim.github.inputs import Inputs, configuration
 from tfslim.github.measured import Made, Wanted
-from tfslim.report.baseline import find_baseline
+from tfslim.report.baseline import Found, find_baseline
 from tfslim.report.compare import BaselineInfo
-from tfslim.report.record import RunRecord
 from tfslim.ui import Ui
 
-__all__ = ["Found", "Search", "commit_before", "find", "worktree"]
-
-Found = tuple[RunRecord | None, BaselineInfo]
-"""The record, or None; and what is known of it, or why there is none."""
+__all__ = ["Search", "commit_before", "find", "worktree"]
 
 _SECONDS: Final = 120.0
 _DEEPER: Final = (
@@ -43,14 +39,13 @@ class Search:
         wanted: The job whose run is compared.
         event: What started it.
         measure: Measures the same elsewhere, for `build`.
-        earlier: Fetches the record of an earlier run into a folder, for `auto`; returns its path,
-            or None, and what is to be known of it.
+        earlier: Fetches the record of an earlier run, for `auto`.
     """
 
     wanted: Wanted
     event: Event
     measure: Callable[[Wanted, Ui], Made]
-    earlier: Callable[[Path], tuple[Path | None, str]]
+    earlier: Callable[[], Found]
 
 
 def find(search: Search, ui: Ui) -> Found | None:
@@ -62,7 +57,7 @@ def find(search: Search, ui: Ui) -> Found | None:
         return None
     try:
         if place == "auto":
-            found = _earlier(search)
+            found = search.earlier()
         elif place == "build":
             found = _built(search, ui)
         else:
@@ -119,16 +114,6 @@ def worktree(commit: str) -> Iterator[Path]:
             yield folder
         finally:
             proc.run(["git", "worktree", "remove", "--force", str(folder)], timeout=_SECONDS)
-
-
-def _earlier(search: Search) -> Found:
-    """Fetch the record of an earlier run; its files are read before they vanish."""
-    with tempfile.TemporaryDirectory(prefix="tfslim-baseline-") as scratch:
-        path, note = search.earlier(Path(scratch))
-        if path is None:
-            return None, BaselineInfo(source="an earlier run", found=False, note=note)
-        record, info = find_baseline(str(path))
-    return record, info.model_copy(update={"source": note or "an earlier run"})
 
 
 def _built(search: Search, ui: Ui) -> Found:

@@ -11,7 +11,7 @@ import re
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from tfslim.github.state import STATE_FILE, ErrorText, JobState, aside
 from tfslim.gpu import find_gpus
 from tfslim.plan import make_plan, matrix
 from tfslim.report import render
+from tfslim.report.baseline import Found
 from tfslim.report.dashboards import write_dashboards
 from tfslim.ui import Ui
 
@@ -56,7 +57,7 @@ class Job:
         commands: The runner.
         ui: Shows progress.
         measure: Builds and measures.
-        earlier: Fetches an earlier run's record: event, token, name of its artifact, a folder.
+        earlier: Fetches an earlier run's record: event, token, name of its artifact.
         has_gpu: Tells whether this machine has a GPU.
     """
 
@@ -65,7 +66,7 @@ class Job:
     commands: Commands
     ui: Ui
     measure: Callable[[Wanted, Ui], Made] = measure
-    earlier: Callable[[Event, str, str, Path], tuple[Path | None, str]] | None = None
+    earlier: Callable[[Event, str, str], Found] | None = None
     has_gpu: Callable[[], bool] = lambda: bool(find_gpus().gpus)
 
     @cached_property
@@ -280,29 +281,23 @@ def _checked_gpu(job: Job, inputs: Inputs, config: Config) -> Config:
 
 def _search(job: Job, wanted: Wanted) -> baseline.Search:
     token = job.env.get("TFSLIM_TOKEN", "")
-    fetch = job.earlier or _earlier
-
-    def earlier(folder: Path) -> tuple[Path | None, str]:
-        return fetch(job.event, token, wanted.inputs.artifact, folder)
-
-    return baseline.Search(wanted, job.event, job.measure, earlier)
+    fetch = partial(job.earlier or _earlier, job.event, token, wanted.inputs.artifact)
+    return baseline.Search(wanted, job.event, job.measure, fetch)
 
 
-def _earlier(event: Event, token: str, artifact: str, into: Path) -> tuple[Path | None, str]:
+def _earlier(event: Event, token: str, artifact: str) -> Found:
     """Fetch the record of the merge base's run, or of the default branch's newest."""
-    if not token:
-        return None, "No baseline: without a token no earlier run can be read."
     from tfslim.github.api import Api  # noqa: PLC0415 (only here is GitHub's API needed)
-    from tfslim.github.artifacts import baseline_record  # noqa: PLC0415
+    from tfslim.github.artifacts import baseline_record, no_record  # noqa: PLC0415
     from tfslim.github.rest import Rest  # noqa: PLC0415
 
+    if not token:
+        return no_record("without a token no earlier run can be read")
     with Api(Rest(event.api_url, token)) as api:
-        return baseline_record(api, event, artifact, into)
+        return baseline_record(api, event, artifact)
 
 
-def _judged(
-    job: Job, state: JobState, wanted: Wanted, made: Made, found: baseline.Found | None
-) -> JobState:
+def _judged(job: Job, state: JobState, wanted: Wanted, made: Made, found: Found | None) -> JobState:
     """Hold the run against its budgets and the baseline; write, tell, and keep the outcome."""
     inputs = wanted.inputs
     held = judge(made.record, wanted.config.thresholds, Options(), found)

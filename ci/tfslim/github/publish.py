@@ -36,15 +36,14 @@ from tfslim.cli_report import Held, Options, judge
 from tfslim.config import DEFAULT_FILE, Config
 from tfslim.errors import ConfigError, InputError, TfslimError
 from tfslim.github.api import Answer, Api, Named, Pull, Run
-from tfslim.github.artifacts import Sought, earlier_record
+from tfslim.github.artifacts import Sought, earlier_record, no_record
 from tfslim.github.comment import CommentOutcome, Origin, body_of, upsert
 from tfslim.github.event import Event
 from tfslim.github.inputs import Inputs, configuration, read_inputs
 from tfslim.github.parcel import MOST_BYTES, Parcel, open_parcel
 from tfslim.github.state import JobState
 from tfslim.report import render
-from tfslim.report.baseline import find_baseline
-from tfslim.report.compare import BaselineInfo
+from tfslim.report.baseline import Found
 from tfslim.report.inert import line, plain
 from tfslim.report.record import RunRecord
 
@@ -329,9 +328,7 @@ def _configuration(api: Api, pull: Pull, inputs: Inputs) -> tuple[Config, tuple[
             return configuration(replace(inputs, config=path)), tuple(notes)
 
 
-def _baseline(
-    api: Api, run: _Measured, pull: Pull, inputs: Inputs
-) -> tuple[RunRecord | None, BaselineInfo] | None:
+def _baseline(api: Api, run: _Measured, pull: Pull, inputs: Inputs) -> Found | None:
     """Return the record that the pull request is compared with; its absence is said."""
     if inputs.baseline == "none":
         return None
@@ -344,15 +341,10 @@ def _baseline(
         base=pull.base.ref,
         head=run.head_sha,
     )
-    with tempfile.TemporaryDirectory(prefix="tfslim-") as scratch:
-        try:
-            path, note = earlier_record(api, sought, Path(scratch))
-            if path is not None:
-                record, info = find_baseline(str(path))
-                return record, info.model_copy(update={"source": note})
-        except TfslimError as error:
-            note = f"No baseline: {error.what}."
-    return None, BaselineInfo(source="an earlier run", found=False, note=note)
+    try:
+        return earlier_record(api, sought)
+    except TfslimError as error:
+        return no_record(error.what)
 
 
 def _same(one: str, other: str) -> bool:

@@ -22,7 +22,10 @@ from tfslim.report.compare import BaselineInfo
 from tfslim.report.record import RunRecord
 from tfslim.report.samples import beside_file
 
-__all__ = ["DEFAULT_PATH", "Records", "find_baseline", "open_records"]
+__all__ = ["DEFAULT_PATH", "Found", "Records", "find_baseline", "open_records"]
+
+Found = tuple[RunRecord | None, BaselineInfo]
+"""The record, or None; and what is known of it, or why there is none."""
 
 DEFAULT_PATH: Final = "tfslim-report/report.json"
 _GIT_SECONDS: Final = 120.0
@@ -58,7 +61,7 @@ class Records:
         )
 
 
-def find_baseline(text: str) -> tuple[RunRecord | None, BaselineInfo]:
+def find_baseline(text: str) -> Found:
     """Return the record that a baseline names, and what is known of it.
 
     Args:
@@ -105,7 +108,7 @@ def open_records(place: str, folder_of: str = "") -> Records | None:
     return _of_zip(path) if path.exists() else None
 
 
-def _found(record: RunRecord, text: str) -> tuple[RunRecord, BaselineInfo]:
+def _found(record: RunRecord, text: str) -> Found:
     return record, BaselineInfo(
         source=text,
         found=True,

@@ -17,6 +17,7 @@ from report_records import full, size, small
 from tfslim.build.push import PushedImage
 from tfslim.errors import BuildFailedError, PushError
 from tfslim.github import job as jobs
+from tfslim.github.artifacts import no_record
 from tfslim.github.commands import Commands
 from tfslim.github.event import Event, PullRequest
 from tfslim.github.finish import finish
@@ -25,6 +26,7 @@ from tfslim.github.job import Job
 from tfslim.github.measured import Made, Wanted, clean_name, name_of
 from tfslim.github.state import JobState
 from tfslim.images.inspection import Inspection
+from tfslim.report.baseline import Found, find_baseline
 from tfslim.report.record import RunRecord
 from tfslim.ui import Ui
 
@@ -42,7 +44,7 @@ class World:
     event: Event = PUSH
     gpu: bool = False
     error: BaseException | None = None
-    earlier: tuple[Path | None, str] = (None, "No baseline: there is no earlier run.")
+    earlier: Found = field(default_factory=lambda: no_record("there is no earlier run"))
     asked: list[Wanted] = field(default_factory=list)
     log: io.StringIO = field(default_factory=io.StringIO)
 
@@ -157,10 +159,15 @@ def test_a_missing_baseline_is_said_and_is_no_error(world: World) -> None:
     assert world.finish() == 0
 
 
+def _found(folder: Path, source: str) -> Found:
+    record, info = find_baseline(str(folder))
+    return record, info.model_copy(update={"source": source})
+
+
 def test_an_earlier_run_is_compared_with(world: World) -> None:
     before = small(sizes={"inference": size(2_000_000_000, 5_900_000_000)})
     before.save(world.folder / "before" / "report.json")
-    world.earlier = (world.folder / "before", "run 4 of 0123, the merge base")
+    world.earlier = _found(world.folder / "before", "run 4 of 0123, the merge base")
     world.run(image="a", max_growth="10 %")
     assert "the merge base" in world.summary
     assert "+500 MB" in world.told
@@ -185,7 +192,7 @@ def test_a_broken_budget_fails_the_job_as_it_is_told(
 @pytest.mark.parametrize(("fail_on", "code"), [("budget", 0), ("regression", 22)])
 def test_a_regression_fails_the_job_only_if_asked(world: World, fail_on: str, code: int) -> None:
     full().save(world.folder / "before" / "report.json")
-    world.earlier = (world.folder / "before", "an earlier run")
+    world.earlier = _found(world.folder / "before", "an earlier run")
     world.made = Made(full(scale=1.5, budgets={}), "inference", "a", "")
     world.run(image="a", fail_on=fail_on)
     assert world.finish() == code
