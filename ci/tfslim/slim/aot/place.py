@@ -6,15 +6,15 @@ are packed together, of what goes from all of them. What does not fit stays PTX.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from tfslim.slim import layout
 from tfslim.slim.aot.compiling import Cubin
 from tfslim.slim.aot.entry import pack_entry
-from tfslim.slim.cuts import ContainerCut, FileCuts, NewCode
+from tfslim.slim.cuts import FileCuts, NewCode
 from tfslim.slim.elf import Elf
 from tfslim.slim.scan import Found
 
@@ -51,7 +51,7 @@ class Placed:
     """
 
     offers: dict[int, tuple[frozenset[int], tuple[NewCode, ...]]] = field(default_factory=dict)
-    unfit: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    unfit: Counter[int] = field(default_factory=Counter)
 
     def served(self, sm: int) -> int:
         """Return how many containers get code for a target."""
@@ -81,8 +81,7 @@ class _Maker:
     def _offer(self, item: Found, new: tuple[NewCode, ...]) -> _Offer:
         sms = frozenset(one.sm for one in new)
         stays = self.keep(item, sms)
-        size = item.container.header + sum(item.container.entries[i].size for i in stays)
-        return _Offer(sms, stays, new, size + sum(one.size for one in new))
+        return _Offer(sms, stays, new, _size(item, stays) + sum(one.size for one in new))
 
 
 def place(
@@ -129,7 +128,11 @@ def _place_packed(
     """Place code where containers are packed together: what grows least comes first."""
     if not any(item.movable for item in wanted.values()):
         return
-    sizes = {cut.offset: _size(wanted[cut.offset], cut) for cut in _of(base, wanted)}
+    sizes = {
+        cut.offset: _size(wanted[cut.offset], cut.keep)
+        for cut in base.containers
+        if cut.movable and cut.offset in wanted
+    }
     for zone in layout.zones(elf, base):
         free = zone.free
         asking = [
@@ -142,13 +145,9 @@ def _place_packed(
             free -= taken - sizes[offset] if taken else 0
 
 
-def _of(base: FileCuts, wanted: Mapping[int, Found]) -> Iterator[ContainerCut]:
-    return (cut for cut in base.containers if cut.movable and cut.offset in wanted)
-
-
-def _size(item: Found, cut: ContainerCut) -> int:
-    """Return the bytes of a container with what a cut keeps."""
-    return item.container.header + sum(item.container.entries[index].size for index in cut.keep)
+def _size(item: Found, keep: Iterable[int]) -> int:
+    """Return the bytes of a container with the entries that stay."""
+    return item.container.header + sum(item.container.entries[index].size for index in keep)
 
 
 def _new(cubin: Cubin, code: bytes, packed: Literal["none", "lz4"]) -> NewCode:
