@@ -66,10 +66,6 @@ class Plan(_Data):
     parts: tuple[Part, ...]
     questions: tuple[Question, ...]
 
-    def part(self, name: str) -> Part:
-        """Return a part by its name."""
-        return next(part for part in self.parts if part.id == name)
-
 
 class Step(_Data):
     """A part in a mode, for a tree or for all of them."""

@@ -13,7 +13,7 @@ from tfslim.slim.archs import jit_source, serves
 from tfslim.slim.fatbin import Kind
 from tfslim.slim.scan import FileScan, Found
 
-__all__ = ["DEFAULT_GPUS", "Serving", "picked", "picked_regions", "serving", "serving_by_gpu"]
+__all__ = ["DEFAULT_GPUS", "Serving", "picked", "picked_regions", "serving_by_gpu"]
 
 # GPUs of data centres, workstations and desktops that CUDA 12 serves.
 DEFAULT_GPUS: Final = (70, 75, 80, 86, 89, 90, 100, 103, 120, 121)
@@ -35,11 +35,6 @@ class Serving(NamedTuple):
     jit: int
     none: int
     picked: int
-
-
-def serving(found: FileScan, sm: int) -> Serving:
-    """Return how a file serves a GPU of compute capability `sm`."""
-    return serving_by_gpu(found, (sm,))[sm]
 
 
 def serving_by_gpu(found: FileScan, sms: Iterable[int]) -> dict[int, Serving]:

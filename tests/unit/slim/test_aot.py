@@ -28,7 +28,7 @@ from tfslim.slim.plan import Plan
 from tfslim.slim.planning import make_plan
 from tfslim.slim.recompress import expanded
 from tfslim.slim.rules import make_policy
-from tfslim.slim.serving import Serving, serving
+from tfslim.slim.serving import Serving, serving_by_gpu
 from tfslim.slim.verify import verify_file
 from tfslim.ui import Step
 
@@ -384,7 +384,7 @@ def test_code_for_another_architecture_is_no_entry() -> None:
     [(90, Serving(3, 0, 1, 0)), (120, Serving(0, 3, 1, 0)), (75, Serving(3, 0, 1, 0))],
 )
 def test_what_a_gpu_finds(sm: int, counts: Serving) -> None:
-    found = serving(scan.scan_file(FIXTURES / "libwrapped.so"), sm)
+    found = serving_by_gpu(scan.scan_file(FIXTURES / "libwrapped.so"), (sm,))[sm]
     assert sum(found) == 4
     assert found == counts
 

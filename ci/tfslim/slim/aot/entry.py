@@ -16,7 +16,7 @@ from tfslim.slim.cuts import NewCode
 from tfslim.slim.elf import FormatRefusedError
 from tfslim.slim.fatbin import EntryHeader, Kind
 
-__all__ = ["entry_flags", "entry_of", "pack_entry"]
+__all__ = ["entry_of", "pack_entry"]
 
 _VERSION: Final = 0x0101
 _FORMAT_MAJOR: Final = 1
@@ -30,7 +30,7 @@ _COMPAT: Final = b".nv.compat"
 _SUFFIX_FLAGS: Final = {"": 0, "a": fatbin.FLAG_ARCH_SPECIFIC, "f": fatbin.FLAG_FAMILY}
 
 
-def entry_flags(cubin: bytes, suffix: str) -> int:
+def _flags(cubin: bytes, suffix: str) -> int:
     """Return an entry's flags, but for compression."""
     newer = fatbin.FLAG_TWO_FORMS if _in_two_forms(cubin) else 0
     return _LINUX_64 | newer | _SUFFIX_FLAGS[suffix]
@@ -72,7 +72,7 @@ def pack_entry(cubin: bytes, sm: int, suffix: str, packed: Literal["none", "lz4"
         sm=sm,
         name_at=0,
         name_size=0,
-        flags=entry_flags(cubin, suffix) | (fatbin.FLAG_LZ4 if lz4_wanted else 0),
+        flags=_flags(cubin, suffix) | (fatbin.FLAG_LZ4 if lz4_wanted else 0),
         unknown=0,
         expanded=len(cubin) if lz4_wanted else 0,
     )
