@@ -88,14 +88,28 @@ def move_headers(library: Path) -> None:
     library.write_bytes(data)
 
 
-def run(tree: Path, code: str, **env: str) -> subprocess.CompletedProcess[str]:
+# A mount namespace in which nothing can be written, and a process without any capability.
+LOCKED = (
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    "mount -o remount,bind,ro / && exec setpriv --bounding-set=-all --inh-caps=-all "
+    '--no-new-privs "$@"',
+    "sh",
+)
+
+
+def run(
+    tree: Path, code: str, within: tuple[str, ...] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
     script = (
         "import ctypes, sys\n"
         f"lib = ctypes.CDLL({str(tree / LIBRARY)!r})\n"
         f"right = lambda i: lib.call(i, 5) == 5 * i + 1\n{code}"
     )
     return subprocess.run(
-        [sys.executable, "-c", script],
+        [*within, sys.executable, "-c", script],
         env={**os.environ, **env},
         capture_output=True,
         text=True,
@@ -149,6 +163,22 @@ def test_threads_and_forked_children_find_all_of_it(tree: Path) -> None:
         "print(len(wrong), os.waitpid(child, 0)[1])",
     )
     assert (done.stdout, done.returncode) == ("0 0\n", 0), done.stderr
+
+
+@pytest.mark.skipif(
+    shutil.which("setpriv") is None
+    or subprocess.run([*LOCKED, "true"], capture_output=True, check=False).returncode != 0,
+    reason="needs to be root, in a place where that can make mount namespaces",
+)
+def test_a_read_only_root_and_no_privileges_are_enough(tree: Path) -> None:
+    put_aside(tree, None, Ui(quiet=True))
+    done = run(
+        tree,
+        f"print(all(right(i) for i in range({FUNCTIONS})))\nopen({str(tree / 'written')!r}, 'w')",
+        within=LOCKED,
+    )
+    assert done.stdout == "True\n", done.stderr
+    assert "Read-only file system" in done.stderr
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
