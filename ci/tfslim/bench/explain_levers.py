@@ -14,6 +14,11 @@ __all__ = ["Lever", "levers_of"]
 State = Literal["used", "not used", "in part", "not applicable", "not known"]
 
 _ELSEWHERE = "not measured on this image; docs/start-levers.md has figures of ours"
+# docs/start-levers.md, "Relocations": 7 times each in turn, on 2 processors.
+_HIDING = (
+    "not measured on this image: it cannot be switched; where we measured it, opening TensorFlow's "
+    "library took ×0.32 of the processor time (docs/start-levers.md)"
+)
 _FIXED = "not measured: it cannot be switched"
 # Stock TensorFlow 2.21 looks up some 570,000; with hidden symbols some 100,000 are left.
 _MANY_LOOKUPS = 250_000
@@ -55,6 +60,7 @@ def levers_of(
     return (
         _bytecode(found),
         _collector(found),
+        _first_use(found),
         _teardown(found),
         _read_ahead(found, cold),
         _hiding(found),
@@ -129,6 +135,22 @@ def _collector(found: Mapping[str, Any]) -> Lever:
     )
 
 
+def _first_use(found: Mapping[str, Any]) -> Lever:
+    """Keras and other packages of names, imported when somebody asks for them."""
+    name = "packages imported on first use"
+    if not found["tensorflow"]:
+        return Lever(name=name, state="not applicable", detail="no TensorFlow in Python")
+    # The same file of a slim tree does both.
+    if not found["interpreter"]["collector_rests"]:
+        return Lever(name=name, state="not used", detail="tfslim slim puts the lever in place")
+    return Lever(
+        name=name,
+        state="used",
+        detail="TFSLIM_LAZY=off imports them at once",
+        **_gain(found, "as it is", "imports at once"),
+    )
+
+
 def _teardown(found: Mapping[str, Any]) -> Lever:
     summary = summarize([one["teardown_s"] for one in found["times"]["as it is"]])
     seconds = f"{summary.median:.2f} s" if summary else "not measured"
@@ -164,13 +186,14 @@ def _hiding(found: Mapping[str, Any]) -> Lever:
     name = "symbols hidden that nobody asks for"
     looked_up = found["relocations"]["looked_up"] + found["relocations"]["from_cache"]
     detail = f"{looked_up:,} symbol relocations ({found['relocations']['looked_up']:,} lookups)"
-    if not found["tensorflow"]:
+    if not (found["tensorflow"] or found["interpreter"]["native"]):
         return Lever(name=name, state="not applicable", detail=f"no TensorFlow in Python; {detail}")
     if not looked_up:
         return Lever(name=name, state="not known", detail="the loader tells nothing (not glibc?)")
     hidden = found["interpreter"]["hidden"] or looked_up < _MANY_LOOKUPS
     way = "" if hidden else "; tfslim slim --profile inference hides them"
-    return Lever(name=name, state="used" if hidden else "not used", detail=f"{detail}{way}")
+    state: State = "used" if hidden else "not used"
+    return Lever(name=name, state=state, detail=f"{detail}{way}", measured=_HIDING)
 
 
 def _built(found: Mapping[str, Any]) -> Lever:
@@ -191,10 +214,15 @@ def _yes(value: object) -> str:
 
 
 def _native(found: Mapping[str, Any]) -> Lever:
-    return Lever(
-        name="served without Python TensorFlow",
-        state="not used" if found["tensorflow"] else "not applicable",
-        detail="backend: capi serves a SavedModel through TensorFlow's C API"
-        if found["tensorflow"]
-        else "there is no Python TensorFlow to leave out",
-    )
+    name = "served without Python TensorFlow"
+    if found["interpreter"]["native"]:
+        detail = "the image has no Python TensorFlow; its library was opened, and nothing imported"
+        return Lever(name=name, state="used", detail=detail)
+    if not found["tensorflow"]:
+        detail = "there is no Python TensorFlow to leave out"
+        return Lever(name=name, state="not applicable", detail=detail)
+    gain = _gain(found, "library alone", "as it is")
+    if gain:
+        gain["measured"] += ": the library opened alone, by import tensorflow"
+    detail = "backend: capi serves a SavedModel through TensorFlow's C API"
+    return Lever(name=name, state="not used", detail=detail, **gain)

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 SECONDS = 300
 IMPORTS = 25
+TENSORFLOW = "import tensorflow"
+LIBRARY = "libtensorflow_cc.so.2"
 HIDING = "exported-names"  # the rule that hides symbols
+NATIVE = "native"  # the rule that takes Python's TensorFlow out and leaves a stand-in
 BYTECODE = "/tmp/tfslim-bytecode"  # noqa: S108 (of a container made for this)
 PREFETCH = "/usr/share/tfslim/prefetch"
 _IMPORT = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| ( *)(\S+)")
@@ -59,8 +62,9 @@ def main() -> None:
 
 def explain(code: str, rounds: int) -> dict[str, Any]:
     """Return everything about a start."""
-    there = bool(importlib.util.find_spec("tensorflow"))
-    code = code or ("import tensorflow" if there else "pass")
+    native = bool(followed(NATIVE))
+    there = bool(importlib.util.find_spec("tensorflow")) and not native
+    code = code or (TENSORFLOW if there else opening() if native else "") or "pass"
     told = run([sys.executable, "-c", code])
     if told.returncode:
         return {"code": code, "failed": told.stderr[-2000:]}
@@ -110,7 +114,8 @@ def interpreter() -> dict[str, Any]:
         "pth": [name for path in sys.path for name in listed(path) if name.endswith(".pth")],
         "collector_rests": any("_tfslim_start.py" in listed(path) for path in sys.path),
         "prefetch": os.path.exists(PREFETCH),
-        "hidden": hidden(),
+        "hidden": followed(HIDING),
+        "native": bool(followed(NATIVE)),
     }
 
 
@@ -128,12 +133,12 @@ def listed(path: str) -> list[str]:
     return sorted(os.listdir(path)) if os.path.isdir(path) else []
 
 
-def hidden() -> bool | None:
-    """True where `tfslim slim` has hidden the symbols of TensorFlow's libraries."""
+def followed(rule: str) -> bool | None:
+    """True where `tfslim slim` has followed a rule; None where it has not been at all."""
     for path in sys.path:
         try:
             with open(os.path.join(path, "_tfslim.json"), encoding="utf-8") as text:
-                return HIDING in json.load(text)["rules"]
+                return rule in json.load(text)["rules"]
         except (OSError, ValueError, KeyError):
             continue
     return None
@@ -331,8 +336,28 @@ def variations(code: str, *, complete: bool) -> dict[str, dict[str, Any]]:
             "env": nowhere if complete else here,
             "most": 3,
         },
+        "imports at once": {"code": code, "env": {"TFSLIM_LAZY": "off"}},
         "no teardown": {"code": code, "after": "_os._exit(0)"},
+        **library_alone(code),
     }
+
+
+def library_alone(code: str) -> dict[str, dict[str, Any]]:
+    """Return the way to open TensorFlow's library and import nothing, as the C API is used.
+
+    Empty where the code does more than to import TensorFlow, or the package has no such library.
+    """
+    line = opening() if code.strip() == TENSORFLOW else ""
+    return {"library alone": {"code": line}} if line else {}
+
+
+def opening() -> str:
+    """Return the code that opens TensorFlow's library; empty where it is not."""
+    found = importlib.util.find_spec("tensorflow")
+    folders = list(found.submodule_search_locations or ()) if found else []
+    paths = [os.path.join(folder, LIBRARY) for folder in folders]
+    path = next(filter(os.path.exists, paths), "")
+    return f"import ctypes; ctypes.CDLL({path!r})" if path else ""
 
 
 def in_turn(ways: dict[str, dict[str, Any]], rounds: int) -> dict[str, list[Any]]:

@@ -230,6 +230,7 @@ def found(**changes: Any) -> dict[str, Any]:
             "collector_rests": True,
             "prefetch": True,
             "hidden": None,
+            "native": False,
         },
         "counts": {"bytecode": {"unchecked": 9}, "collections": 0, "collector_s": 0.0},
         "relocations": {"looked_up": 90_000, "from_cache": 10_000},
@@ -240,6 +241,8 @@ def found(**changes: Any) -> dict[str, Any]:
             "no bytecode": [start(4.0)],
             "all bytecode": [start(0.5)],
             "no teardown": [start(1.0, 0.0)],
+            "imports at once": [start(1.25)],
+            "library alone": [start(0.1)],
         },
     }
     for key, value in changes.items():
@@ -276,6 +279,62 @@ def test_an_image_that_uses_none_is_told_what_each_would_gain() -> None:
     assert levers["garbage"].gain.value == 0.8
     assert levers["files"].gain is None
     assert levers["interpreter"].state == "not known"
+
+
+def test_what_first_use_and_the_library_alone_gain() -> None:
+    levers = {lever.name.split()[0]: lever for lever in levers_of(found(), {})}
+    gains = [levers[name].gain for name in ("packages", "served")]
+    assert [round(gain.value, 2) for gain in gains if gain] == [0.8, 0.1]
+    assert "the library opened alone" in levers["served"].measured
+    assert "×0.32" in levers["symbols"].measured
+    foreign = found(interpreter={"collector_rests": False}, times={"library alone": []})
+    levers = {lever.name.split()[0]: lever for lever in levers_of(foreign, {})}
+    assert (levers["packages"].state, levers["packages"].gain) == ("not used", None)
+    assert levers["served"].measured.startswith("not measured on this image")
+
+
+def test_an_image_without_python_s_tensorflow_is_told_that_it_has_done_so() -> None:
+    said = found(tensorflow=False, interpreter={"native": True})
+    assert states(said)["served"] == "used"
+
+
+def package(folder: Path, **rules: list[str]) -> list[str]:
+    """Make a package `tensorflow` with its library, and say what was slimmed."""
+    (folder / "tensorflow").mkdir()
+    (folder / "tensorflow" / "__init__.py").write_text("raise ImportError('was removed')\n")
+    (folder / "tensorflow" / explain_probe.LIBRARY).touch()
+    if rules:
+        (folder / "_tfslim.json").write_text(json.dumps(rules))
+    return [str(folder)]
+
+
+def test_the_library_alone_is_opened_where_tensorflow_alone_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", package(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    ways = explain_probe.variations("import tensorflow", complete=True)
+    library = tmp_path / "tensorflow" / explain_probe.LIBRARY
+    assert ways["library alone"]["code"] == f"import ctypes; ctypes.CDLL({str(library)!r})"
+    assert "library alone" not in explain_probe.variations("import my_service", complete=True)
+    library.unlink()
+    assert "library alone" not in explain_probe.variations("import tensorflow", complete=True)
+
+
+def test_a_native_image_is_started_by_opening_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", package(tmp_path, rules=["native"]))
+    monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
+    asked: list[str] = []
+
+    def run(command: list[str], **_: str) -> Any:
+        asked.append(command[-1])
+        return subprocess.CompletedProcess(command, 1, "", "stop here")
+
+    monkeypatch.setattr(explain_probe, "run", run)
+    assert explain_probe.explain("", 1)["failed"] == "stop here"
+    assert asked[0].startswith("import ctypes; ctypes.CDLL(")
 
 
 def test_stale_bytecode_and_bytecode_that_is_checked_count_in_part() -> None:
