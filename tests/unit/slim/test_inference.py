@@ -9,14 +9,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import digests
+from helpers import FIXTURES, LIBRARIES, digests
 from site_tree import SITE, install, installed_tree, python, write
 
 from tfslim.slim.apply import apply_plan
 from tfslim.slim.archs import parse_targets
+from tfslim.slim.elf import Elf
 from tfslim.slim.plan import Plan
 from tfslim.slim.planning import make_plan
 from tfslim.slim.rules import load_profile, make_policy
+from tfslim.slim.stub.write import is_stub
+from tfslim.slim.trace import Trace
 
 STAYS = (
     "keras/__init__.py",
@@ -39,15 +42,10 @@ GOES = {
         "nvidia/cuda_runtime/lib/libcudart_static.a",
     ),
     "clang": ("clang/native/libclang.so", "clang/__init__.py", "libclang-1.0.dist-info/METADATA"),
-    "nvcc": ("nvidia/cuda_nvcc/nvvm/lib64/libnvvm.so",),
     "pip": ("pip/__main__.py", "pip/__pycache__/__main__.cpython-311.pyc", "pkg_resources"),
     "python-tools": ("numpy/f2py/__init__.py", "numpy/f2py"),
-    "nvrtc-alt": ("nvidia/cuda_nvrtc/lib/libnvrtc.alt.so.12",),
     "cuda-interfaces": ("nvidia/cublas/lib/libnvblas.so.12",),
-    "profiler": (
-        "nvidia/cuda_cupti/lib/libnvperf_host.so",
-        "tensorflow/python/profiler/internal/_pywrap_profiler_plugin.so",
-    ),
+    "profiler": ("tensorflow/python/profiler/internal/_pywrap_profiler_plugin.so",),
     "lite": ("tensorflow/lite/python/libpywrap_tflite_common.so", "tensorflow/lite/python"),
     "stablehlo": ("tensorflow/compiler/mlir/stablehlo/stablehlo_extension.so",),
     "unloadable": ("tensorflow/compiler/tf2xla/ops/_xla_ops.so",),
@@ -56,11 +54,25 @@ GOES = {
     "tests": ("numpy/_core/tests",),
     "type-stubs": ("numpy/__init__.pyi",),
 }
+# What becomes a stub, by the word that keeps it. Real libraries: others are left alone.
+BECOMES_A_STUB = {
+    "cuda-interfaces": ("nvidia/cusolver/lib/libcusolverMg.so.11",),
+    "nvcc": ("nvidia/cuda_nvcc/nvvm/lib64/libnvvm.so",),
+    "nvrtc-alt": ("nvidia/cuda_nvrtc/lib/libnvrtc.alt.so.12",),
+    "profiler": (
+        "nvidia/cuda_cupti/lib/libnvperf_host.so",
+        "nvidia/cuda_cupti/lib/libcheckpoint.so",
+    ),
+}
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    return installed_tree(tmp_path / "venv")
+    tree = installed_tree(tmp_path / "venv")
+    for place in (tree / SITE / name for names in BECOMES_A_STUB.values() for name in names):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(FIXTURES / LIBRARIES[0], place)
+    return tree
 
 
 def plan(tree: Path, *keep: str, also: tuple[str, ...] = ()) -> Plan:
@@ -89,6 +101,24 @@ def test_each_rule_can_be_kept_alone(word: str, tree: Path) -> None:
     assert [name for name in GOES[word] if not (tree / SITE / name).exists()] == []
     others = [name for other, names in GOES.items() if other != word for name in names]
     assert [name for name in others if (tree / SITE / name).exists()] == []
+
+
+@pytest.mark.parametrize("word", BECOMES_A_STUB)
+def test_each_library_is_a_stub_or_kept_alone(word: str, tree: Path) -> None:
+    library = tree / SITE / BECOMES_A_STUB[word][0]
+    kept = Path(shutil.copytree(tree, tree.with_name("kept")))
+    slim(kept, word)
+    assert not is_a_stub(kept / library.relative_to(tree))
+    slim(tree)
+    for names in BECOMES_A_STUB.values():
+        assert all(is_a_stub(tree / SITE / name) for name in names)
+    for names in (names for other, names in BECOMES_A_STUB.items() if other != word):
+        assert all(is_a_stub(kept / SITE / name) for name in names)
+
+
+def is_a_stub(path: Path) -> bool:
+    with Elf(path) as elf:
+        return is_stub(elf)
 
 
 def test_tensorflow_imports_and_each_removal_explains_itself(tree: Path) -> None:
@@ -256,10 +286,10 @@ def test_a_lock_file_asks_for_everything_and_says_nothing(tree: Path) -> None:
 def test_an_installed_distribution_speaks_against_a_rule(tree: Path) -> None:
     install(tree, "numba", {"numba/__init__.py": ""})
     made = plan(tree)
-    assert not [item for item in made.files if "libnvvm" in item.path]
+    assert not [item for item in made.files if item.rule == "nvvm"]
     (note,) = [note for note in made.notes if note.why.startswith("nvvm: numba may need")]
     assert "--also nvcc" in note.why
-    assert [item for item in plan(tree, also=("nvcc",)).files if "libnvvm" in item.path]
+    assert [item for item in plan(tree, also=("nvcc",)).files if item.rule == "nvvm"]
 
 
 def test_debian_and_a_second_environment(tree: Path, tmp_path: Path) -> None:
@@ -351,3 +381,50 @@ def test_native_takes_python_s_tensorflow_and_what_nobody_else_needs(tree: Path)
 def test_native_is_followed_only_when_it_is_asked_for(tree: Path) -> None:
     slim(tree)
     assert (tree / SITE / "keras/__init__.py").exists()
+
+
+def test_what_older_tensorflows_require(tree: Path) -> None:
+    """TensorFlow up to 2.20 requires TensorBoard, which nothing imports at its outermost level."""
+    install(tree, "tensorboard", {"tensorboard/__init__.py": ""}, requires=("werkzeug",))
+    install(tree, "werkzeug", {"werkzeug/__init__.py": ""})
+    metadata = tree / SITE / "tensorflow-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("\n\n", "\nRequires-Dist: tensorboard\n\n", 1))
+    kept = Path(shutil.copytree(tree, tree.with_name("kept")))
+    slim(kept, "tensorboard")
+    assert python(kept, "import tensorboard, werkzeug").returncode == 0
+    slim(tree)
+    done = python(tree, "import tensorboard")
+    assert "rule tensorboard); slim with --keep tensorboard to have it" in done.stderr
+    assert not (tree / SITE / "werkzeug").exists()
+
+
+@pytest.mark.parametrize(
+    ("ops", "keep", "goes"),
+    [(("MatMul",), (), True), (("MatMul", "@keras"), (), False), (("MatMul",), ("keras",), False)],
+)
+def test_keras_goes_only_when_asked_for_and_says_so(
+    ops: tuple[str, ...], keep: tuple[str, ...], goes: bool, tree: Path
+) -> None:
+    install(tree, "h5py", {"h5py/__init__.py": ""})
+    metadata = tree / SITE / "keras-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("\n\n", "\nRequires-Dist: h5py\n\n", 1))
+    versions = {"tensorflow": "1.0", "keras": "1.0"}
+    trace = Trace(
+        tensorflow="1.0", python="3.11", packages=versions, ops=frozenset(ops), opened=frozenset()
+    )
+
+    def slimmed(*also: str) -> None:
+        policy = make_policy(
+            "workload", parse_targets("90"), keep=keep, also=also, trace=trace, margin="none"
+        )
+        assert not apply_plan(make_plan(tree, policy), tree).restored
+
+    slimmed()
+    assert python(tree, "import keras, h5py").returncode == 0
+    slimmed("keras")
+    assert (python(tree, "import keras, h5py").returncode != 0) is goes
+    if goes:
+        said = python(tree, "import keras").stderr
+        assert "rule keras); slim with --keep keras to have it" in said
+        said = python(tree, "import h5py").stderr
+        assert "rule keras-requirements); slim with --keep keras to have it" in said

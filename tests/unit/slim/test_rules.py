@@ -18,9 +18,10 @@ def test_the_ladder() -> None:
 
 
 @pytest.mark.parametrize("name", profile_names())
-def test_every_rule_says_why_at_what_risk_and_how_it_is_proved(name: str) -> None:
+def test_every_rule_says_why_what_breaks_at_what_risk_and_how_it_is_proved(name: str) -> None:
     for rule in load_profile(name).rules:
         assert len(rule.why) > 30
+        assert rule.breaks
         assert rule.risk
         assert len(rule.proof) > 30
 

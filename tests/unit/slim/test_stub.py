@@ -483,3 +483,20 @@ def test_the_proof_asks_the_loaders_tables(original: Path, stub: Path, tmp_path:
     with Elf(tmp_path / "stub") as elf:
         assert unfound_names(elf, {b"work_run", b"work_both"})
     assert any("cannot be found" in why for why in stub_problems(original, tmp_path / "stub"))
+
+
+def test_compilers_of_cuda_say_so_or_are_kept(cuda: Path) -> None:
+    """As NVIDIA's and Debian's packages have them."""
+    compilers = [cuda / "usr/local/cuda-12.4" / name for name in ("bin/nvcc", "nvvm/bin/cicc")]
+    for compiler in compilers:
+        compiler.parent.mkdir(parents=True)
+        shutil.copy2(cuda / CUDA / "bin" / "ptxas", compiler)
+    kept = plan_of(cuda, profile="inference", keep=("nvcc",))
+    assert not replaced(kept) & {"nvcc", "cicc"}
+    plan = plan_of(cuda, profile="inference")
+    assert replaced(plan) >= {"nvcc", "cicc"}
+    apply_plan(plan, cuda)
+    for compiler in compilers:
+        done = subprocess.run([compiler], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "(rule nvcc); slim with --keep nvcc to have it" in done.stderr
