@@ -46,6 +46,7 @@ __all__ = [
     "SubjectChange",
     "Verdict",
     "compare",
+    "looks_worse",
     "parity_of",
 ]
 
@@ -362,12 +363,12 @@ def _overall(changes: Sequence[MeasureChange]) -> Verdict:
     found = {item.verdict for item in judged}
     if "worse" in found:
         return "worse"
-    if any(item.verdict == "inconclusive" and _looks_worse(item) for item in judged):
+    if any(item.verdict == "inconclusive" and looks_worse(item) for item in judged):
         return "inconclusive"
     return "better" if "better" in found else "same" if judged else "not compared"
 
 
-def _looks_worse(change: MeasureChange) -> bool:
+def looks_worse(change: MeasureChange) -> bool:
     """True where the middle of the interval is beyond the threshold, on the bad side."""
     ratio = change.adjusted or change.ratio
     if ratio is None:

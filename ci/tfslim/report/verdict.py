@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from tfslim.report import figures
 from tfslim.report.blocks import Status
 from tfslim.report.budgets import BudgetResult
-from tfslim.report.compare import MeasureChange
+from tfslim.report.compare import looks_worse
 from tfslim.report.inert import plain
 from tfslim.report.record import RunRecord, broken_budgets
 from tfslim.report.summary import Source, delta, measure_changes, own_subjects, parity_of
@@ -84,7 +83,7 @@ def _gates(record: RunRecord, outcomes: Sequence[str]) -> Iterator[str]:
 
 def _changed(source: Source, wanted: str) -> Iterator[str]:
     for item in measure_changes(source):
-        seems = wanted == "worse" or _seems_worse(item)
+        seems = wanted == "worse" or looks_worse(item)
         if item.verdict == wanted and seems:
             tell = "is worse" if wanted == "worse" else "may be worse, the samples cannot tell"
             now = figures.quantity(item.value, item.unit)
@@ -92,15 +91,6 @@ def _changed(source: Source, wanted: str) -> Iterator[str]:
                 f"{plain(item.subject, 40)}: {plain(item.measure, 40)} {tell}: {now}, "
                 f"{delta(item)} against {source.baseline}"
             )
-
-
-def _seems_worse(item: MeasureChange) -> bool:
-    """True where the middle of an interval is beyond its threshold, on the bad side."""
-    ratio = item.adjusted or item.ratio
-    if ratio is None:
-        return False
-    bad = ratio.value if item.better == "smaller" else 1 / ratio.value if ratio.value else math.inf
-    return bad > 1 + item.threshold
 
 
 def _news(source: Source) -> str:
