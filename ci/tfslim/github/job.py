@@ -304,9 +304,11 @@ def _judged(job: Job, state: JobState, wanted: Wanted, made: Made, found: Found 
     fails = held.exit_code in _FAILS[inputs.fail_on]
     with job.commands.group("Report"):
         _write(held, inputs, job.folder, job.ui)
-    report = render.make_report(held.record, held.comparison, budgets=held.budgets)
+    report = render.make_report(
+        held.record, held.comparison, budgets=held.budgets, marker=inputs.id
+    )
     before = found[0] if found else None
-    tell.tell_report(job.commands, held, inputs, before=before, fails=fails)
+    tell.tell_report(job.commands, report, held, inputs, before=before, fails=fails)
     if inputs.push:
         made = _pushed(job, made, fails=fails)
     tell.tell_outputs(job.commands, made, job.folder, report.status)

@@ -14,7 +14,8 @@ from tfslim.github.commands import SUMMARY_LIMIT, Commands, Level
 from tfslim.github.inputs import Inputs
 from tfslim.github.lines import largest_line
 from tfslim.github.measured import SLIM, Made
-from tfslim.report import figures, markdown, render
+from tfslim.report import figures, markdown
+from tfslim.report.blocks import Report
 from tfslim.report.budgets import BudgetResult
 from tfslim.report.inert import line, plain
 from tfslim.report.measures import YARDSTICK
@@ -39,6 +40,7 @@ class _Remark:
 
 def tell_report(
     commands: Commands,
+    report: Report,
     held: Held,
     inputs: Inputs,
     *,
@@ -49,14 +51,12 @@ def tell_report(
 
     Args:
         commands: The runner.
+        report: What is to be said.
         held: The run, held against budgets and baseline.
         inputs: The action's inputs.
         before: The baseline.
         fails: Whether what is wrong fails the job: errors then, else warnings.
     """
-    report = render.make_report(
-        held.record, held.comparison, budgets=held.budgets, marker=inputs.id
-    )
     commands.summary(markdown.markdown(report, SUMMARY_LIMIT - _ROOM))
     level: Level = "error" if fails else "warning"
     remarks = [*_broken(held, inputs, before, level), *_others(held)]
