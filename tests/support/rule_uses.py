@@ -22,7 +22,7 @@ double = tf.function(lambda x: x * 2, input_signature=[tf.TensorSpec([2])])
 converter = tf.lite.TFLiteConverter.from_concrete_functions([double.get_concrete_function()])
 interpreter = tf.lite.Interpreter(model_content=converter.convert())
 interpreter.allocate_tensors()
-interpreter.set_tensor(interpreter.get_input_details()[0]["index"], [[1.0, 2.0]][0])
+interpreter.set_tensor(interpreter.get_input_details()[0]["index"], tf.ones([2]).numpy())
 interpreter.invoke()
 """
 _HEADER = """
@@ -31,7 +31,7 @@ site = pathlib.Path(sysconfig.get_path("purelib"))
 command = ["g++", "-std=c++17", "-E", "-x", "c++", "-", "-o", "/dev/null"]
 command += [f"-I{{site / folder}}" for folder in {folders!r}]
 done = subprocess.run(command, input={source!r}, stderr=subprocess.PIPE, text=True)
-sys.exit(done.stderr)
+sys.exit(done.stderr or 0)
 """
 
 
@@ -65,9 +65,7 @@ _FILE = (
 
 # Of TensorFlow 2.21.0's tree, by rule.
 USES = {
-    "tensorflow-headers": Use(
-        _includes("tensorflow/core/framework/op_kernel.h", "tensorflow/include")
-    ),
+    "tensorflow-headers": Use(_includes("tensorflow/core/framework/op.h", "tensorflow/include")),
     "cuda-headers": Use(_includes("cuda.h", "nvidia/cuda_runtime/include")),
     "libclang": Use("import clang.cindex; clang.cindex.Index.create()"),
     "nvvm": Use(
@@ -76,7 +74,7 @@ USES = {
             "nvvmVersion(ctypes.byref(number), ctypes.byref(other))",
         )
     ),
-    "installers": Use("import pip._internal.cli.main, setuptools, pkg_resources"),
+    "installers": Use("import setuptools, pkg_resources, pip._internal.cli.main"),
     "python-tools": Use("from numpy import f2py; f2py.get_include()"),
     "second-nvrtc": Use(
         _calls(
