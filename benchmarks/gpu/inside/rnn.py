@@ -32,23 +32,17 @@ def _layers(tf: Any, np: Any, keras: Any) -> Iterator[Case]:
             layer.set_weights(weights)
             right = {"LSTM": _lstm, "GRU": _gru}[kind]
             wide = [weight.astype("float64") for weight in weights]
-            yield Case(
-                f"{kind} {batch}x{steps}x{width} to {units}",
-                "float32",
-                lambda layer=layer, x=x: layer(tf.constant(x)),
-                lambda x=x, w=wide, right=right: right(np, x.astype("float64"), *w),
-                _NEAR["float32"],
-                ("CudnnRNNV3", "@keras-rnn"),
-            )
+            name = f"{kind} {batch}x{steps}x{width} to {units}"
             compiled = tf.function(lambda v, layer=layer: layer(v))
-            yield Case(
-                f"{kind} {batch}x{steps}x{width} to {units}, as a graph",
-                "float32",
-                lambda f=compiled, x=x: f(tf.constant(x)),
-                lambda x=x, w=wide, right=right: right(np, x.astype("float64"), *w),
-                _NEAR["float32"],
-                ("CudnnRNNV3", "@keras-rnn"),
-            )
+            for called, work in ((name, layer), (f"{name}, as a graph", compiled)):
+                yield Case(
+                    called,
+                    "float32",
+                    lambda work=work, x=x: work(tf.constant(x)),
+                    lambda x=x, w=wide, right=right: right(np, x.astype("float64"), *w),
+                    _NEAR["float32"],
+                    ("CudnnRNNV3", "@keras-rnn"),
+                )
 
 
 def _weights(np: Any, kind: str, width: int, units: int) -> list[Any]:
