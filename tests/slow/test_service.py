@@ -219,15 +219,14 @@ def test_sigterm_finishes_what_is_in_flight_and_exits_0_quickly(
     python: dict[str, str], mobilenet: Path
 ) -> None:
     x = npy(np.zeros((64, 224, 224, 3), np.float32))
-    with serving(python, mobilenet) as server, ThreadPoolExecutor() as pool:
+    grace = {"GRACE_SECONDS": "120"}  # on a busy machine such a call may take longer than the 8 s
+    with serving(python, mobilenet, **grace) as server, ThreadPoolExecutor() as pool:
         answer = pool.submit(server.client.post, "/predict", content=x, headers=NPY)
         time.sleep(0.4)  # it takes longer than this
         assert not answer.done()
         server.process.send_signal(signal.SIGTERM)
         assert load(answer.result()).shape == (64, 1000)
-        start = time.monotonic()
-        assert server.process.wait(timeout=10) == 0
-        assert time.monotonic() - start < 1, "no teardown after the last answer"
+        assert server.process.wait(timeout=10) == 0, "it does not wait for the rest of its grace"
 
 
 def test_joined_calls_answer_as_single_ones(python: dict[str, str], mobilenet: Path) -> None:
