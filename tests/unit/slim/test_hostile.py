@@ -188,7 +188,7 @@ def test_a_million_entries_do_not_take_long_or_much(tmp_path: Path) -> None:
     library = Library([many] * 8, data=(many[:-8] + bytes(8)) * 200)
     path = tmp_path / "big.so"
     path.write_bytes(library.build())
-    start = time.monotonic()
+    start = time.process_time()  # not what other programs take meanwhile
     assert outcome(path) in ("proved", "nothing to do")
-    assert time.monotonic() - start < 20
+    assert time.process_time() - start < 20
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 3_000_000
