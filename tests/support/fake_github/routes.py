@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 from fake_github.description import Description
@@ -25,6 +25,7 @@ __all__ = [
 ]
 
 MAX_BODY: Final = 65_536
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,13 @@ class Call:
     def fill(self, schema: str, **known: Any) -> dict[str, Any]:
         """Return an object of a schema."""
         return self.description.filled(schema, **known)
+
+
+def _there(found: _Found | None) -> _Found:
+    """Return what was looked for; what is not there is refused."""
+    if found is None:
+        raise Refusal(404, "Not Found")
+    return found
 
 
 def account(call: Call, login: str) -> dict[str, Any]:
@@ -170,10 +178,7 @@ def list_comments(call: Call) -> Answer:
 
 
 def _issue(call: Call) -> Pull:
-    found = call.here.pull(call.number("issue_number"))
-    if found is None:
-        raise Refusal(404, "Not Found")
-    return found
+    return _there(call.here.pull(call.number("issue_number")))
 
 
 def create_comment(call: Call) -> Answer:
@@ -204,10 +209,7 @@ def _unprocessable(message: str) -> Refusal:
 
 def _one_comment(call: Call) -> Comment:
     wanted = call.number("comment_id")
-    found = next((item for item in call.here.comments if item.id == wanted), None)
-    if found is None:
-        raise Refusal(404, "Not Found")
-    return found
+    return _there(next((item for item in call.here.comments if item.id == wanted), None))
 
 
 def get_comment(call: Call) -> Answer:
@@ -284,9 +286,7 @@ def list_pulls(call: Call) -> Answer:
 
 def get_pull(call: Call) -> Answer:
     """One pull request."""
-    found = call.here.pull(call.number("pull_number"))
-    if found is None:
-        raise Refusal(404, "Not Found")
+    found = _there(call.here.pull(call.number("pull_number")))
     return Answer(200, simple_pull(call, found, "pull-request"))
 
 
@@ -336,9 +336,7 @@ def get_contents(call: Call) -> Answer:
     ref = call.query.get("ref", here.default_branch)
     path = unquote(call.values["path"])
     commit = call.state.resolve(here, ref) or ""
-    found = here.files.get(ref, {}).get(path) or here.files.get(commit, {}).get(path)
-    if found is None:
-        raise Refusal(404, "Not Found")
+    found = _there(here.files.get(ref, {}).get(path) or here.files.get(commit, {}).get(path))
     made = call.fill(
         "content-file",
         type="file",
@@ -407,7 +405,7 @@ def list_runs(call: Call) -> Answer:
     found = [
         item
         for item in sorted(call.here.runs, key=lambda item: (item.created_at, item.id))[::-1]
-        if wanted in (None, str(item.workflow_id), item.path.rpartition("/")[2])
+        if (wanted is None or _of(item, wanted))
         and all(_has(item, key, value) for key, value in call.query.items())
     ]
     if wanted is not None and not any(_of(item, wanted) for item in call.here.runs):
@@ -431,9 +429,7 @@ def _has(item: Run, key: str, value: str) -> bool:
 
 def get_run(call: Call) -> Answer:
     """One run."""
-    found = call.here.run(call.number("run_id"))
-    if found is None:
-        raise Refusal(404, "Not Found")
+    found = _there(call.here.run(call.number("run_id")))
     return Answer(200, run_json(call, found))
 
 
@@ -476,10 +472,7 @@ def list_artifacts(call: Call) -> Answer:
 
 def _one_artifact(call: Call) -> Artifact:
     wanted = call.number("artifact_id")
-    found = next((item for item in call.here.artifacts if item.id == wanted), None)
-    if found is None:
-        raise Refusal(404, "Not Found")
-    return found
+    return _there(next((item for item in call.here.artifacts if item.id == wanted), None))
 
 
 def get_artifact(call: Call) -> Answer:
