@@ -15,6 +15,8 @@ from typing import Any
 
 __all__ = ["ActRun", "Annotation"]
 
+_LEVELS = ("error", "warning", "notice")
+
 
 @dataclass(frozen=True)
 class Annotation:
@@ -74,11 +76,6 @@ class ActRun:
         return self
 
     @property
-    def job_names(self) -> list[str]:
-        """The names of all jobs that ended, with a number each for the parts of a matrix."""
-        return sorted(event["job"] for event in self._events() if "jobResult" in event)
-
-    @property
     def log(self) -> str:
         """What the steps printed, commands to the runner included."""
         return "".join(
@@ -104,20 +101,11 @@ class ActRun:
     @property
     def annotations(self) -> list[Annotation]:
         """All errors, warnings and notices, in order."""
-        return [
-            _annotation(event, level)
-            for level in ("error", "warning", "notice")
-            for event in self.commands(level)
-        ]
+        return [_annotation(event) for event in self._told()]
 
     def annotations_of(self, step: str) -> list[Annotation]:
         """Return the annotations of a step of the workflow, by its id, and of all inside it."""
-        return [
-            _annotation(event, level)
-            for level in ("error", "warning", "notice")
-            for event in self.commands(level)
-            if event["stepID"][0] == step
-        ]
+        return [_annotation(event) for event in self._told() if event["stepID"][0] == step]
 
     def errors_of(self, step: str) -> str:
         """Return what a step of the workflow, and all inside it, reported as errors."""
@@ -149,14 +137,6 @@ class ActRun:
             and job in (None, event.get("jobID"))
         }
 
-    def step_results(self, job: str) -> dict[str, str]:
-        """Return how each step of a job ended, by its name."""
-        return {
-            event["step"]: event["stepResult"]
-            for event in self._events()
-            if event.get("jobID") == job and "stepResult" in event and event.get("stage") == "Main"
-        }
-
     def artifact(self, name: str) -> Path:
         """Return the folder with the files of an artifact that this run uploaded."""
         folder = self.store / "artifacts" / str(self.run_id) / name
@@ -171,6 +151,9 @@ class ActRun:
         folder = self.store / "artifacts" / str(self.run_id)
         return sorted(path.name for path in folder.glob("*") if path.is_dir())
 
+    def _told(self) -> list[dict[str, Any]]:
+        return [event for level in _LEVELS for event in self.commands(level)]
+
     def _events(self) -> Iterator[dict[str, Any]]:
         for line in self.stdout.splitlines():
             if line.startswith("{"):
@@ -183,14 +166,14 @@ class ActRun:
         return f"act ended with {self.returncode}: {self.jobs}\n{self.log}\n{self.stderr}"
 
 
-def _annotation(event: Mapping[str, Any], level: str) -> Annotation:
+def _annotation(event: Mapping[str, Any]) -> Annotation:
     """Read a command as GitHub's runner does: act takes the last `::` of a line for its end."""
     head, _, message = event["raw"].strip().removeprefix("::").partition("::")
     pairs = [pair.partition("=") for pair in head.partition(" ")[2].split(",")]
     more = {name.strip(): _unescaped(value) for name, _, value in pairs}
     return Annotation(
         job=event.get("jobID", ""),
-        level=level,
+        level=event["command"],
         message=_unescaped(message),
         title=more.get("title", ""),
         file=more.get("file", ""),
