@@ -34,7 +34,7 @@ NO_LIMITS: Final = frozenset({"docs/workflows/minimal.yml"})
 _PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40}")
 _USES = re.compile(r"^\s*(?:- )?uses:\s*(?P<what>\S+)(?:\s+#\s*(?P<comment>.*\S))?\s*$")
 _VERSION = re.compile(r"v\d+\.\d+\.\d+")
-_SHELLS = {"bash": "bash", "sh": "sh"}
+_SHELLS = ("bash", "sh")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def shellcheck(document: Document) -> list[Problem]:
             )
             continue
         done = subprocess.run(
-            ["shellcheck", "--format=json1", f"--shell={_SHELLS[body.shell]}", "-"],
+            ["shellcheck", "--format=json1", f"--shell={body.shell}", "-"],
             input=body.text,
             text=True,
             capture_output=True,
