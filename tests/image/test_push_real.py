@@ -166,6 +166,32 @@ def test_the_list_of_packages_names_what_is_in_the_image(
     assert ("thing", "1.5") in {(p["name"], p.get("versionInfo")) for p in packages}
 
 
+def test_layers_packed_anew_are_what_is_pulled_and_the_image_is_the_same(
+    engine: Engine, address: str, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    """Twice the same 12 MB, further apart than what BuildKit packs looks back."""
+    tag, folder = "tfslim-test/alike:1", tmp_path / "context"
+    folder.mkdir()
+    half = os.urandom(12_000_000)
+    for name in ("one", "two"):
+        (folder / name).write_bytes(half)
+    (folder / "Dockerfile").write_text("FROM scratch\nCOPY one two /\n")
+    done = engine.buildx(["build", "-q", "-t", tag, "--output", "type=docker", str(folder)])
+    assert done.ok, done.tail
+    before = client.api.inspect_image(tag)["RootFS"]["Layers"]
+    try:
+        pushed = push(engine, tag, settings(f"{address}/models/alike", level=3), tmp_path)
+        assert pushed.pull_bytes is not None
+        assert 12_000_000 < pushed.pull_bytes < 13_000_000
+        assert pushed.same_layers is True
+        reference = f"{address}/models/alike@{pushed.image_digest}"
+        client.images.pull(reference)  # the engine unpacks such a window
+        assert client.api.inspect_image(reference)["RootFS"]["Layers"] == before
+        engine.docker(["image", "rm", reference])
+    finally:
+        engine.docker(["image", "rm", tag])
+
+
 def test_without_attestations_there_is_a_plain_manifest_with_the_annotations(
     engine: Engine, images: None, address: str, tmp_path: Path
 ) -> None:

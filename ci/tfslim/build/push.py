@@ -32,6 +32,7 @@ from tfslim.config import Config, PushConfig
 from tfslim.engine.engine import Engine
 from tfslim.errors import ConfigError, EngineError, NetworkError, PushError, TfslimError
 from tfslim.images.pushed import Stored, read_stored
+from tfslim.images.repack import Repacking, repack_image
 from tfslim.plan import Build
 from tfslim.ui import Ui, human_bytes
 
@@ -49,6 +50,7 @@ __all__ = [
 Proof = Literal["gate", "not slimmed"]
 """Why an image may be pushed: its answers were compared with stock's, or nothing is gone."""
 
+_IMAGE = "image"  # bake's target for an image that is no variant
 _PROVENANCE = "https://slsa.dev/provenance/"
 _SBOM = "https://spdx.dev/Document"
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -250,15 +252,22 @@ def push_built(
     build = image.build
     archs = build.cuda_archs if _profile(build) not in ("none", "safe") else ()
     proof = _proof(build)
+    layer_bytes = None
+    if config.push.level:
+        definition, layer_bytes = _repacked(engine, build.tag, build.variant, config, ui)
+    else:
+        definition = bake_definition(build, config, bases, {"model": model, "trial": trial})
     job = _Job(
         source=build.tag,
         variant=build.variant,
         to=destination(
             config.push, name=build.variant, version=build.tag.rpartition(":")[2], archs=archs
         ),
-        definition=bake_definition(build, config, bases, {"model": model, "trial": trial}),
-        variables=build.variables,
+        definition=definition,
+        variables={} if config.push.level else build.variables,
         annotations=_variant_annotations(build, archs, proof),
+        copied=bool(config.push.level),
+        layer_bytes=layer_bytes,
     )
     return _push(engine, job, config=config, logs=logs, ui=ui)
 
@@ -297,16 +306,20 @@ def push_image(
     _check_engine(engine)
     version = source.rpartition(":")[2] if ":" in source.rpartition("/")[2] else "latest"
     to = destination(config.push, name=None, version=version, archs=archs)
-    copied = {
-        "dockerfile-inline": "FROM subject\n",
-        "contexts": {"subject": image_context(engine, source, ui)} if target is None else {},
-    }
+    layer_bytes = None
+    if config.push.level:
+        definition, layer_bytes = _repacked(engine, source, _IMAGE, config, ui)
+    elif target is None:
+        definition = _copy(engine, source, _IMAGE, ui)
+    else:
+        definition = {"target": {_IMAGE: dict(target)}}
     job = _Job(
         source=source,
         variant=None,
         to=to,
-        definition={"target": {"image": dict(copied if target is None else target)}},
-        copied=target is None,
+        definition=definition,
+        copied=target is None or bool(config.push.level),
+        layer_bytes=layer_bytes,
         variables={},
         annotations={
             "org.opencontainers.image.title": to.repository.rpartition("/")[2],
@@ -327,10 +340,25 @@ class _Job:
     variables: Mapping[str, str]
     annotations: dict[str, str]
     copied: bool = False  # it is `FROM` the source, and nothing else
+    layer_bytes: int | None = None  # of its layers as they were packed anew for this push
 
     @property
     def target(self) -> str:
-        return self.variant or "image"
+        return self.variant or _IMAGE
+
+
+def _copy(engine: Engine, source: str, target: str, ui: Ui) -> dict[str, Any]:
+    """Return what bake makes of an image of the engine: that image."""
+    contexts = {"subject": image_context(engine, source, ui)}
+    return {"target": {target: {"dockerfile-inline": "FROM subject\n", "contexts": contexts}}}
+
+
+def _repacked(
+    engine: Engine, source: str, target: str, config: Config, ui: Ui
+) -> tuple[dict[str, Any], int]:
+    """Pack an image's layers anew in the engine; return what sends them so, and their bytes."""
+    packed = repack_image(source, Repacking(level=config.push.level), client=engine.client, ui=ui)
+    return _copy(engine, source, target, ui), packed.after_bytes
 
 
 def _push(engine: Engine, job: _Job, *, config: Config, logs: Path, ui: Ui) -> PushedImage:
@@ -354,7 +382,7 @@ def _push(engine: Engine, job: _Job, *, config: Config, logs: Path, ui: Ui) -> P
             job.definition,
             BuildLog(step, logs / f"{job.target}-push.log"),
             variables=job.variables,
-            ours=job.variant is not None,
+            ours=job.variant is not None and not job.copied,
             options=() if settings.provenance != "off" else ("--provenance=false",),
             failure=_failure(job.to),
         )
@@ -425,6 +453,11 @@ def _check(
     missing = []
     if config.image.compression == "zstd" and not stored.all_zstd:
         missing.append(f"zstd layers (they are {', '.join(sorted(set(stored.layers)))})")
+    if job.layer_bytes is not None and stored.pull_bytes != job.layer_bytes:
+        missing.append(
+            f"layers as they were packed for it ({human_bytes(job.layer_bytes)}; they are "
+            f"{human_bytes(stored.pull_bytes)})"
+        )
     for wanted, word in (
         (_PROVENANCE, config.push.provenance),
         (_SBOM, config.push.sbom),
@@ -516,7 +549,8 @@ def _output(config: Config, annotations: Mapping[str, str], *, indexed: bool) ->
         "oci-mediatypes=true",
         f"compression={image.compression}",
         f"compression-level={image.compression_level}",
-        "force-compression=true",  # layers of a base, too
+        # Layers of a base, too; packed anew, they are all as they should be.
+        *(() if config.push.level else ("force-compression=true",)),
     ]
     for key, value in annotations.items():
         fields.append(f"annotation-manifest.{key}={value}")
