@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tfslim.errors import ConfigError
 from tfslim.github.rest import ApiError, Ask, Rest, not_understood, too_large
+from tfslim.github.state import REPOSITORY
 from tfslim.report.inert import plain
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
 
 _MOST_ITEMS: Final = 1_000
 _MOST_RUNS: Final = 100
-_REPOSITORY: Final = re.compile(r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}")
 _ACTIONS_BOT: Final = "github-actions[bot]"
 
 # What the token needs, as a workflow's `permissions:` name it.
@@ -324,7 +324,7 @@ class Api:
 
 
 def _place(repository: str, path: str) -> str:
-    if not _REPOSITORY.fullmatch(repository):
+    if not re.fullmatch(REPOSITORY, repository):
         raise ConfigError(f"{plain(repository)!r} is no repository: it is OWNER/NAME")
     return f"/repos/{repository}/{path}"
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from tfslim.build.push import with_push
 from tfslim.config import Budget, Config, load_config, nearest
 from tfslim.errors import ConfigError
+from tfslim.github.state import REPORT_ID
 from tfslim.slim.rules import profile_names
 
 __all__ = ["INPUTS", "Input", "Inputs", "configuration", "read_inputs", "variable"]
@@ -24,7 +25,6 @@ Kind = Literal["text", "choice", "list", "lines", "path", "paths", "limit", "cou
 """list: by comma or line; lines: by line alone, for values with commas in them; limit: checked with
 the configuration, as it says what a size is."""
 
-_ID: Final = re.compile(r"[a-z0-9-]{1,40}")
 _MOST: Final = 20_000  # characters of one input
 
 
@@ -379,7 +379,7 @@ def _read_count(text: str) -> int | None:
 
 
 def _read_id(text: str) -> str:
-    if not _ID.fullmatch(text):
+    if not re.fullmatch(REPORT_ID, text):
         raise ValueError(f"{text!r} is not made of 1 to 40 of a-z, 0-9 and '-'")
     return text
 

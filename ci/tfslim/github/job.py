@@ -24,7 +24,16 @@ from tfslim.github.event import GPU_LABEL, Event, may_use_gpu
 from tfslim.github.inputs import Inputs, configuration, read_inputs, variable
 from tfslim.github.join import joined
 from tfslim.github.measured import Made, Wanted, measure, name_of
-from tfslim.github.state import STATE_FILE, ErrorText, JobState, aside
+from tfslim.github.state import (
+    COMMIT,
+    EVENT,
+    REPORT_ID,
+    REPOSITORY,
+    STATE_FILE,
+    ErrorText,
+    JobState,
+    aside,
+)
 from tfslim.gpu import find_gpus
 from tfslim.plan import make_plan, matrix
 from tfslim.report import render
@@ -84,7 +93,7 @@ class Job:
     def id(self) -> str:
         """The report's id, or the default where that is wrong."""
         given = self.env.get(variable("id"), "").strip()
-        return given if re.fullmatch(r"[a-z0-9-]{1,40}", given) else "tfslim"
+        return _fitting(given, REPORT_ID) or "tfslim"
 
 
 def run(job: Job) -> int:
@@ -121,10 +130,10 @@ def _begun(job: Job) -> JobState:
     state = JobState(
         id=job.id,
         report_dir=str(job.folder),
-        event=_fitting(event.name, r"[a-z_]{0,60}"),
-        repository=_fitting(event.repository, r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}"),
+        event=_fitting(event.name, EVENT),
+        repository=_fitting(event.repository, REPOSITORY),
         pull_request=event.pull_request.number if event.pull_request else None,
-        head_sha=_fitting(event.sha, r"[0-9a-f]{40}|[0-9a-f]{64}"),
+        head_sha=_fitting(event.sha, COMMIT),
         run_id=event.run_id,
     )
     job.commands.output("report-dir", str(job.folder))

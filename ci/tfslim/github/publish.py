@@ -41,7 +41,7 @@ from tfslim.github.comment import CommentOutcome, Origin, body_of, upsert
 from tfslim.github.event import Event
 from tfslim.github.inputs import Inputs, configuration, read_inputs
 from tfslim.github.parcel import MOST_BYTES, Parcel, open_parcel
-from tfslim.github.state import JobState
+from tfslim.github.state import COMMIT, JobState
 from tfslim.report import render
 from tfslim.report.baseline import Found
 from tfslim.report.inert import line, plain
@@ -51,7 +51,6 @@ __all__ = ["publish"]
 
 _FROM: Final = "pull_request"
 _MOST_PULLS: Final = 10
-_SHA: Final = r"^([0-9a-f]{40}|[0-9a-f]{64})$"
 
 
 class _Numbered(Answer):
@@ -65,7 +64,7 @@ class _Measured(Run):
         pull_requests: Empty for a fork's.
     """
 
-    head_sha: str = Field(pattern=_SHA)
+    head_sha: str = Field(pattern=rf"^({COMMIT})$")
     run_attempt: int = 1
     repository: Named
     pull_requests: tuple[_Numbered, ...] = ()

@@ -15,10 +15,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tfslim.errors import InputError
 from tfslim.files import write_whole
 
-__all__ = ["STATE_FILE", "ErrorText", "JobState", "Status", "Verdict", "aside"]
+__all__ = [
+    "COMMIT",
+    "EVENT",
+    "REPORT_ID",
+    "REPOSITORY",
+    "STATE_FILE",
+    "ErrorText",
+    "JobState",
+    "Status",
+    "Verdict",
+    "aside",
+]
 
 STATE_FILE: Final = "action.json"
 """Its name in the report's folder."""
+
+# Regular expressions of what names a run, for all of a text.
+REPORT_ID: Final = r"[a-z0-9-]{1,40}"
+EVENT: Final = r"[a-z_]{1,60}"
+REPOSITORY: Final = r"[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}"
+COMMIT: Final = r"[0-9a-f]{40}|[0-9a-f]{64}"
 
 Status = Literal["running", "done", "failed", "interrupted"]
 Verdict = Literal["good", "bad", "unsure", "error"]
@@ -74,7 +91,7 @@ class JobState(_Model):
     """
 
     schema_version: Literal[1] = 1
-    id: str = Field(pattern=r"^[a-z0-9-]{1,40}$")
+    id: str = Field(pattern=rf"^{REPORT_ID}$")
     mode: Literal["run", "plan", "join", "publish"] = "run"
     status: Status = "running"
     exit_code: int = Field(1, ge=0, le=255)
@@ -83,10 +100,10 @@ class JobState(_Model):
     error: ErrorText | None = None
     report_dir: _Line = "tfslim-report"
     artifact: _Line = ""
-    event: str = Field("", pattern=r"^[a-z_]{0,60}$")
-    repository: str = Field("", pattern=r"^([A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100})?$")
+    event: str = Field("", pattern=rf"^({EVENT})?$")
+    repository: str = Field("", pattern=rf"^({REPOSITORY})?$")
     pull_request: int | None = Field(None, ge=1, le=2**53)
-    head_sha: str = Field("", pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})?$")
+    head_sha: str = Field("", pattern=rf"^({COMMIT})?$")
     run_id: int = Field(0, ge=0, le=2**63)
 
     @classmethod
