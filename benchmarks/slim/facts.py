@@ -41,7 +41,9 @@ IMPORT = ("bin/python", "-c", "import tensorflow")
 
 
 def plan(tree: Path, profile: str, **how: Any) -> Plan:
-    """Return what a profile would do to a tree for the GPU of the documents."""
+    """Return what a profile would do to a tree, its relocations left as they are."""
+    if "relr" in load_profile(profile).keep_names:
+        how["keep"] = {*how.get("keep", ()), "relr"}
     return make_plan(tree, make_policy(profile, parse_targets(ARCH), **how))
 
 
