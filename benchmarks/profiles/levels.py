@@ -1,9 +1,9 @@
-"""What an image's layers take to pull at several zstd levels.
+"""What an image takes on disk, and what its layers take to pull at several zstd levels.
 
 Usage: python levels.py IMAGE… [--level N …]
 
-The engine sends the image (`docker save`), each layer is unpacked and packed again. Prints JSON:
-bytes on disk are those of `tfslim inspect`; pull bytes are the layers' alone.
+Each image is packed again by `tfslim repack`, with a window of 128 MB, into an archive that is
+thrown away. Prints JSON: bytes on disk are those of `tfslim inspect`; pull bytes are the layers'.
 """
 
 from __future__ import annotations
@@ -11,48 +11,32 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import tarfile
 import tempfile
 from pathlib import Path
-
-import zstandard
-
-from tfslim.images.tarstream import from_chunks, unpacked
+from typing import Any
 
 
-def packed_bytes(archive: tarfile.TarFile, blob: str, level: int) -> int:
-    """Return the bytes of a layer at a level."""
-    stored = archive.extractfile(blob)
-    assert stored is not None
-    layer = unpacked(from_chunks(iter(lambda: stored.read(1 << 20), b""), blob))
-    packer = zstandard.ZstdCompressor(level=level, threads=-1).compressobj()
-    total = sum(len(packer.compress(chunk)) for chunk in layer.rest())
-    return total + len(packer.flush())
-
-
-def layers(archive: tarfile.TarFile) -> list[str]:
-    """Return the names of an image's layers in a saved archive, base first."""
-    stored = archive.extractfile("manifest.json")
-    assert stored is not None
-    names: list[str] = json.load(stored)[0]["Layers"]
-    return names
+def told(*command: str) -> dict[str, Any]:
+    """Run tfslim, and return what it says as JSON."""
+    done = subprocess.run(["tfslim", "-q", *command, "--json"], check=True, stdout=subprocess.PIPE)
+    said: dict[str, Any] = json.loads(done.stdout)
+    return said
 
 
 def measure(image: str, levels: list[int]) -> dict[str, object]:
-    """Return an image's sizes."""
-    found = subprocess.run(
-        ["tfslim", "-q", "inspect", image, "--json"], check=True, capture_output=True
-    )
-    facts = json.loads(found.stdout)
+    """Return an image's sizes, its layers as they are stored first."""
+    pull: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as folder:
-        saved = Path(folder, "image.tar")
-        subprocess.run(["docker", "save", "-o", saved, image], check=True)
-        with tarfile.open(saved) as archive:
-            pull = {
-                f"zstd-{level}": sum(packed_bytes(archive, name, level) for name in layers(archive))
-                for level in levels
-            }
-    return {"image": image, "disk_bytes": facts["disk_bytes"], "pull_bytes": pull}
+        archive = str(Path(folder, "image.tar"))
+        for level in levels:
+            packed = told("repack", image, "--level", str(level), "--output", archive)
+            pull |= {"stored": packed["before_bytes"], f"repack-{level}": packed["after_bytes"]}
+    return {
+        "image": image,
+        "image_id": packed["image_id"],
+        "disk_bytes": told("inspect", image)["disk_bytes"],
+        "pull_bytes": pull,
+    }
 
 
 def main() -> None:
@@ -61,7 +45,7 @@ def main() -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--level", type=int, action="append", metavar="N")
     arguments = parser.parse_args()
-    levels = arguments.level or [3, 10]
+    levels = arguments.level or [10, 19]
     print(json.dumps([measure(image, levels) for image in arguments.images], indent=1))
 
 
