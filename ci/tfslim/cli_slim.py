@@ -330,6 +330,11 @@ def summary(result: Result) -> list[str]:
         f"links, {states['deleted']} deleted, {states['replaced'] + states['added']} stand-ins put "
         f"in place, {states['restored']} left as they were because their proof failed"
     )
+    lines += [
+        f"{item.path}: its relative relocations stay as they were: {item.unpacked}"
+        for item in outcome.files
+        if item.unpacked
+    ]
     if plan.unexplained_bytes:
         lines.append(f"unexplained: {human_bytes(plan.unexplained_bytes)}, left alone (--explain)")
     lines += plan.told()

@@ -41,8 +41,8 @@ class Removal(_Data):
     Attributes:
         rule: The rule's name in the profile.
         what: "cubin", "PTX", "LTO-IR", "cubin (bare zstd)", a section's name, "exported name",
-            "file", "copy", "library" or "program" (a stub takes its place), or "stand-in" (nothing
-            goes: a file is put in place that explains what did).
+            "relative relocation" (packed), "file", "copy", "library" or "program" (a stub takes its
+            place), or "stand-in" (nothing goes: a file is put in place that explains what did).
         arch: The architecture of GPU code, as in 90; 0 for anything else.
         region: Section the pieces lie in; empty for anything else.
         count: How many pieces.
