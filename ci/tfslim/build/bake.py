@@ -28,10 +28,12 @@ from tfslim.ui import Step, Ui
 __all__ = [
     "BuildLog",
     "BuiltImage",
+    "bake_cached",
     "bake_definition",
     "build_failure",
     "build_images",
     "dockerfiles",
+    "engine_output",
     "run_bake",
     "secrets",
 ]
@@ -122,15 +124,18 @@ def _build_one(
     logs: Path,
     ui: Ui,
 ) -> BuiltImage:
-    target = definition["target"][build.variant]
-    usable = cache.usable(engine, ui)
-    if usable:
-        target["cache-from"] = cache.sources(build.variant)
     start = time.monotonic()
-    with ui.step(f"build {build.variant}") as step:
-        log = BuildLog(step, logs / f"{build.variant}.log")
-        digest = _bake(engine, build, definition, log)
-    result = BuiltImage(
+    digest, log = bake_cached(
+        engine,
+        build.variant,
+        definition,
+        title=f"build {build.variant}",
+        cache=cache,
+        logs=logs,
+        ui=ui,
+        variables=build.variables,
+    )
+    return BuiltImage(
         build=build,
         digest=digest,
         seconds=time.monotonic() - start,
@@ -138,16 +143,55 @@ def _build_one(
         cached_steps=len(log.cached & log.steps),
         bases=bases,
     )
-    ui.note(f"{build.tag}: {result.cached_steps} of {result.steps} steps from the cache")
+
+
+def bake_cached(
+    engine: Engine,
+    name: str,
+    definition: dict[str, Any],
+    *,
+    title: str,
+    cache: LocalCache,
+    logs: Path,
+    ui: Ui,
+    **how: Any,
+) -> tuple[str, BuildLog]:
+    """Bake one target from the local cache, and export the cache where the image is another one.
+
+    Args:
+        engine: Builds it.
+        name: The target.
+        definition: A bake file with that target; where the cache lies is added to it.
+        title: What the step is called.
+        cache: The local cache.
+        logs: Folder for the logs.
+        ui: Shows progress.
+        **how: See `run_bake`, which also says what is raised.
+
+    Returns:
+        The image's digest, and the log of its build.
+    """
+    target = definition["target"][name]
+    usable = cache.usable(engine, ui)
+    if usable:
+        target["cache-from"] = cache.sources(name)
+    with ui.step(title) as step:
+        log = BuildLog(step, logs / f"{name}.log")
+        made = run_bake(engine, name, definition, log, **how)
+    digest = str(made.get("containerimage.digest", ""))
+    ui.note(
+        f"{target['tags'][0]}: {len(log.cached & log.steps)} of {len(log.steps)} steps from the "
+        "cache"
+    )
     # A second, fully cached run exports the cache, so that an unchanged image exports nothing.
-    if usable and not cache.holds(build.variant, digest):
+    if usable and not cache.holds(name, digest):
         with (
-            ui.step(f"export the cache of {build.variant}") as step,
-            cache.export(build.variant, digest) as destination,
+            ui.step(f"export the cache of {name}") as step,
+            cache.export(name, digest) as destination,
         ):
             target["cache-to"], target["output"] = [destination], ["type=cacheonly"]
-            _bake(engine, build, definition, BuildLog(step, logs / f"{build.variant}-cache.log"))
-    return result
+            run_bake(engine, name, definition, BuildLog(step, logs / f"{name}-cache.log"), **how)
+    return digest, log
 
 
 class BuildLog:
@@ -236,12 +280,6 @@ def run_bake(
     return dict(metadata[target])
 
 
-def _bake(engine: Engine, build: Build, definition: dict[str, Any], log: BuildLog) -> str:
-    """Run bake for one variant and return the digest of the image."""
-    made = run_bake(engine, build.variant, definition, log, variables=build.variables)
-    return str(made.get("containerimage.digest", ""))
-
-
 def bake_definition(
     build: Build,
     config: Config,
@@ -256,7 +294,6 @@ def bake_definition(
         contexts["locks"] = str(lock.resolve().parent)
     if build.variables["TRACE"] and config.trace:
         contexts["traces"] = str(config.trace.resolve().parent)
-    image = config.image
     return {
         "target": {
             build.variant: {
@@ -269,13 +306,19 @@ def bake_definition(
                     ),
                 },
                 "secret": secrets(config),
-                "output": [
-                    "type=docker,oci-mediatypes=true,"
-                    f"compression={image.compression},compression-level={image.compression_level}"
-                ],
+                "output": [engine_output(config)],
             }
         }
     }
+
+
+def engine_output(config: Config) -> str:
+    """Return the output of a build that leaves its image in the engine."""
+    image = config.image
+    return (
+        f"type=docker,oci-mediatypes=true,compression={image.compression},"
+        f"compression-level={image.compression_level}"
+    )
 
 
 def dockerfiles() -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tfslim.build.bake import BuildLog, build_failure, run_bake
+from tfslim.build.bake import bake_cached, build_failure, engine_output
 from tfslim.build.cache import LocalCache
 from tfslim.config import Config
 from tfslim.engine.engine import Engine
@@ -57,48 +57,31 @@ def build_own(
         DiskError: The engine ran out of disk.
         NetworkError: A registry or package index could not be reached.
     """
-    cache = LocalCache(config.cache)
-    usable = cache.usable(engine, ui)
-    target = bake_target(build, config)
-    if usable:
-        target["cache-from"] = cache.sources(build.name)
-    definition = {"target": {build.name: target}}
-    with ui.step(f"build {build.dockerfile}") as step:
-        log = BuildLog(step, logs / f"{build.name}.log")
-        digest = _bake(engine, build, definition, log)
-    ui.note(f"{build.tag}: {len(log.cached & log.steps)} of {len(log.steps)} steps from the cache")
-    # A second, fully cached run exports the cache, so that an unchanged image exports nothing.
-    if usable and not cache.holds(build.name, digest):
-        with (
-            ui.step(f"export the cache of {build.name}") as step,
-            cache.export(build.name, digest) as destination,
-        ):
-            target["cache-to"], target["output"] = [destination], ["type=cacheonly"]
-            _bake(engine, build, definition, BuildLog(step, logs / f"{build.name}-cache.log"))
+    digest, _ = bake_cached(
+        engine,
+        build.name,
+        {"target": {build.name: bake_target(build, config)}},
+        title=f"build {build.dockerfile}",
+        cache=LocalCache(config.cache),
+        logs=logs,
+        ui=ui,
+        variables={},
+        ours=False,
+        failure=_failure(build),
+    )
     return digest
 
 
 def bake_target(build: OwnBuild, config: Config) -> dict[str, Any]:
     """Return the build as a target of bake."""
-    image = config.image
     target: dict[str, Any] = {
         "context": str(build.context.resolve()),
         "dockerfile": str(build.dockerfile.resolve()),
         "args": dict(build.args),
         "tags": [build.tag],
-        "output": [
-            f"type=docker,oci-mediatypes=true,compression={image.compression},"
-            f"compression-level={image.compression_level}"
-        ],
+        "output": [engine_output(config)],
     }
     return {**target, "target": build.target} if build.target else target
-
-
-def _bake(engine: Engine, build: OwnBuild, definition: dict[str, Any], log: BuildLog) -> str:
-    made = run_bake(
-        engine, build.name, definition, log, variables={}, ours=False, failure=_failure(build)
-    )
-    return str(made.get("containerimage.digest", ""))
 
 
 def _failure(build: OwnBuild) -> Any:

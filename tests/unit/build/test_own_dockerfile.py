@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import pytest
 
-from tfslim.build import own
 from tfslim.build.bake import BuildLog, build_failure
 from tfslim.build.own import OwnBuild, build_own
 from tfslim.config import CacheConfig, Config
@@ -57,7 +56,7 @@ class _Bake:
 def bake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Bake:
     monkeypatch.chdir(tmp_path)
     fake = _Bake()
-    monkeypatch.setattr(own, "run_bake", fake)
+    monkeypatch.setattr("tfslim.build.bake.run_bake", fake)
     return fake
 
 
