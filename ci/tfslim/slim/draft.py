@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,13 +14,14 @@ from tfslim.slim.aot.place import Placed, place
 from tfslim.slim.aot.store import Store
 from tfslim.slim.choice import Choice, Dropped
 from tfslim.slim.cuts import ContainerCut, FileCuts
-from tfslim.slim.elf import ET_DYN, ET_EXEC, PAGE, PT_INTERP, Elf, FormatRefusedError
+from tfslim.slim.elf import ET_DYN, ET_EXEC, PT_INTERP, Elf, FormatRefusedError
 from tfslim.slim.exports import rebuild
 from tfslim.slim.fatbin import FLAG_LZ4, Kind
 from tfslim.slim.plan import FilePlan, GpuModules, Note, Removal
 from tfslim.slim.rules import GpuRule, Profile
 from tfslim.slim.scan import FileScan
 from tfslim.slim.serving import serving_by_gpu
+from tfslim.slim.sketch import packed_size
 from tfslim.slim.tree import TreeFile, sha256
 from tfslim.slim.unasked import Unasked
 
@@ -81,9 +83,7 @@ def plan_file(
             draft.pack(unpacked)
             if draft.cuts == FileCuts():
                 return Planned(None, tuple(draft.notes), tuple(draft.modules))
-            # zstd makes it smaller still; how much is known when it is done
-            first = draft.cuts.before_packing.model_copy(update={"zstd": False})
-            after = draft.laid_out(first).size - draft.packs
+            after = draft.size()
     except FormatRefusedError as refusal:
         return Planned(None, (Note(path=name, bytes=0, why=str(refusal)),))
     if after >= item.size and not draft.cuts.zstd and not draft.cuts.compiled:
@@ -121,7 +121,6 @@ class _Draft:
         self.modules: list[GpuModules] = []
         self.notes: list[Note] = []
         self.removals: list[Removal] = []
-        self.packs = 0
         sections = self._sections(rules)
         self.cuts = FileCuts(sections=sections)
         if rules.gpu_rule is not None:
@@ -236,12 +235,20 @@ class _Draft:
                 )
             )
 
-    def laid_out(self, cuts: FileCuts) -> layout.Layout:
-        """Work out the new file.
+    def size(self) -> int:
+        """Return the bytes of the new file; with zstd it may get smaller still.
 
         Raises:
             FormatRefusedError: The cuts do not fit the file.
         """
+        # How much zstd saves is known when it is done.
+        first = self._laid_out(self.cuts.before_packing.model_copy(update={"zstd": False}))
+        if self.cuts.packed:
+            with contextlib.suppress(FormatRefusedError):  # `apply` then leaves it unpacked, too
+                return packed_size(self._elf, first)
+        return first.size
+
+    def _laid_out(self, cuts: FileCuts) -> layout.Layout:
         if self._code is None:
             return layout.lay_out(self._elf, cuts)
         return layout.lay_out(self._elf, cuts, Store(self._code.store).read)
@@ -264,7 +271,7 @@ class _Draft:
             self.removals.append(removal)
 
     def pack(self, unpacked: str) -> None:
-        """Pack relative relocations where that saves enough; `packs` is how much, about.
+        """Pack relative relocations where that saves enough.
 
         Args:
             unpacked: What speaks against it in this tree.
@@ -281,7 +288,6 @@ class _Draft:
         if refusal := unpacked or relr.refusal(self._elf, hidden):
             self._note(saved, f"relative relocations stay as they are: {refusal}")
             return
-        self.packs = saved // PAGE * PAGE
         self.cuts = self.cuts.model_copy(update={"packed": True})
         self.removals.append(
             Removal(rule=rule.id, what="relative relocation", count=count, bytes=saved)

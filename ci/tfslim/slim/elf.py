@@ -38,6 +38,7 @@ __all__ = [
     "SECTION_HEADER",
     "SEGMENT_HEADER",
     "SHT_NOBITS",
+    "SHT_PROGBITS",
     "SHT_SYMTAB",
     "Elf",
     "FormatRefusedError",
@@ -58,6 +59,7 @@ PT_INTERP: Final = 3
 PT_PHDR: Final = 6
 PF_X: Final = 1
 PF_W: Final = 2
+SHT_PROGBITS: Final = 1
 SHT_SYMTAB: Final = 2
 SHT_NOBITS: Final = 8
 SHF_ALLOC: Final = 0x2
