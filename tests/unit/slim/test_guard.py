@@ -300,6 +300,44 @@ def test_a_tree_that_was_slimmed_before(tmp_path: Path) -> None:
     assert make_plan(tmp_path, policy).files == ()
 
 
+@pytest.mark.parametrize("ptx", ["", "+PTX"])
+def test_where_two_runs_left_nothing_each_gpu_is_named(
+    ptx: str, tmp_path: Path, driver: str
+) -> None:
+    make(tmp_path, f"80{ptx}")
+    make(tmp_path, f"90{ptx}")
+    for gpu in ("8.0", "9.0"):
+        status, out, error = run(tmp_path, driver, FAKE_GPUS=gpu)
+        assert (status, out) == (78, "")
+        number = gpu.replace(".", "")
+        assert error.startswith(
+            f"tfslim: this image serves no GPU that was named; GPU 0 (Fake GPU for tests, "
+            f"sm_{number}) cannot run it: slim with --cuda-arch {number}"
+        )
+        assert "\n" not in error
+    told = python(tmp_path, "import _tfslim_guard; _tfslim_guard.tell()").stdout
+    assert "GPUs served: none" in told
+
+
+def test_a_gpu_newer_than_all_that_were_named_has_the_ptx_of_both_runs(
+    tmp_path: Path, driver: str
+) -> None:
+    make(tmp_path, "80+PTX")
+    make(tmp_path, "90+PTX")
+    status, out, error = run(tmp_path, driver, FAKE_GPUS="10.0")
+    assert (status, out) == (0, "computes")
+    assert "all its kernels are compiled from PTX at first use" in error
+
+
+@pytest.mark.parametrize("ptx", [False, True])
+def test_where_no_gpu_was_ever_named_all_are_served(ptx: bool, tmp_path: Path, driver: str) -> None:
+    make(tmp_path)
+    data = tmp_path / SITE / "_tfslim.json"
+    known = {**json.loads(data.read_text()), "served": [], "newest": 0, "ptx": ptx}
+    data.write_text(json.dumps(known))
+    assert run(tmp_path, driver, FAKE_GPUS="7.5") == COMPUTES
+
+
 def test_profile_safe_has_no_guard(tmp_path: Path) -> None:
     install(tmp_path, "tensorflow", {"tensorflow/__init__.py": ""})
     assert make_plan(tmp_path, make_policy("safe")).files == ()

@@ -101,6 +101,7 @@ def _data(
     return {
         "profile": policy.profile.profile,
         "served": list(policy.sms),
+        "newest": max(policy.sms, default=0),
         "ptx": policy.keep_ptx,
         "cuda": cuda,
         "driver": _drivers().get(cuda, ""),
@@ -221,6 +222,7 @@ def _merged(earlier: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     merged = {
         **now,
         "served": [sm for sm in now["served"] if sm in served],
+        "newest": max(now["newest"], earlier.get("newest", max(served, default=0))),
         "ptx": now["ptx"] and earlier.get("ptx", True),
         "zstd": now["zstd"] or earlier.get("zstd", {}),
         "removed": _removed_by_both(earlier, now),

@@ -120,7 +120,7 @@ def _compiled_at_first_use(known: dict[str, Any], sm: int) -> str:
     """Return what a GPU's driver has to compile, in words; empty for nothing."""
     near = [one for one in known["served"] if one // 10 == sm // 10 and one <= sm]
     if not near:
-        return "all its kernels are" if serves(known["served"], known["ptx"], sm) else ""
+        return "all its kernels are" if serves(known, sm) else ""
     count = known.get("jit", {}).get(str(max(near)), 0)
     return f"{count} modules with kernels are" if count else ""
 
@@ -158,12 +158,12 @@ def judge(known: dict[str, Any], machine: Machine) -> tuple[str, bool]:
             f"{machine.driver} is older: update it, or slim without --also zstd"
         ), True
     seen = visible(machine.gpus)
-    other = [gpu for gpu in seen if not serves(known["served"], known["ptx"], gpu.sm)]
-    if not other or not known["served"]:
+    other = [gpu for gpu in seen if not serves(known, gpu.sm)]
+    if not other or not _newest(known):
         return "", False
     more = f" and {len(other) - 1} more" if len(other) > 1 else ""
     gpu = other[0]
-    served = ", ".join(f"sm_{sm}" for sm in known["served"])
+    served = ", ".join(f"sm_{sm}" for sm in known["served"]) or "no GPU that was named"
     wanted = ",".join(map(str, sorted({*known["served"], *(gpu.sm for gpu in other)})))
     return (
         f"this image serves {served}; GPU {gpu.number} ({gpu.name}, sm_{gpu.sm}){more} cannot run "
@@ -171,15 +171,24 @@ def judge(known: dict[str, Any], machine: Machine) -> tuple[str, bool]:
     ), len(other) == len(seen)
 
 
-def serves(served: list[int], ptx: bool, sm: int) -> bool:
-    """True when code for one of the capabilities runs on a GPU of capability `sm`.
+def serves(known: dict[str, Any], sm: int) -> bool:
+    """True when code for one of the capabilities served runs on a GPU of capability `sm`.
 
     A cubin runs on its own major version from its own minor version on; of PTX, the newest is kept,
     and the driver compiles it for what is newer.
     https://docs.nvidia.com/cuda/cuda-c-programming-guide/#application-compatibility
     """
-    cubin = any(one // 10 == sm // 10 and one <= sm for one in served)
-    return cubin or (ptx and sm > max(served))
+    cubin = any(one // 10 == sm // 10 and one <= sm for one in known["served"])
+    return cubin or bool(known["ptx"] and 0 < _newest(known) < sm)
+
+
+def _newest(known: dict[str, Any]) -> int:
+    """Return the newest GPU served; of several runs with none in common, the newest that one named.
+
+    0 where no GPU was named, and nothing of their code was taken.
+    """
+    newest: int = max(known["served"], default=known.get("newest", 0))
+    return newest
 
 
 def visible(gpus: list[Gpu]) -> list[Gpu]:
@@ -261,7 +270,8 @@ def _text(buffer: ctypes.Array[ctypes.c_char]) -> str:
 def tell() -> None:
     """Print what this environment serves, what is gone, why, and how to have it."""
     known = data()
-    served = ", ".join(f"sm_{sm}" for sm in known["served"]) or "any"
+    none = "none that was named" if _newest(known) else "any"
+    served = ", ".join(f"sm_{sm}" for sm in known["served"]) or none
     ptx = ", newer ones through PTX" if known["ptx"] else ""
     driver = f"; driver {known['driver']} or newer" if known["driver"] else ""
     print(f"Slimmed by tfslim, profile {known['profile']}. GPUs served: {served}{ptx}{driver}.")
