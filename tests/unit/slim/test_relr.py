@@ -321,8 +321,9 @@ def test_a_library_that_cannot_be_packed_is_slimmed_all_the_same(
         assert not len(elf.packed_addresses)
 
 
-def test_where_gpu_code_is_reached_is_known_of_packed_libraries(tmp_path: Path) -> None:
-    body = container(*(entry(CUBIN, sm, bytes([sm]) * 30_000) for sm in (80, 90)))
+def gpu_library(path: Path, size: int) -> Path:
+    """A library with many pointers, and GPU code for two architectures of `size` bytes each."""
+    body = container(*(entry(CUBIN, sm, bytes([sm]) * size) for sm in (80, 90)))
     source = f"""
 {SOURCE}
 static const unsigned char body[] __attribute__((section(".nv_fatbin"), aligned(8), used)) =
@@ -330,7 +331,27 @@ static const unsigned char body[] __attribute__((section(".nv_fatbin"), aligned(
 static struct {{ int magic, version; const void *data; void *second; }} wrapper
   __attribute__((section(".nvFatBinSegment"), used)) = {{0x466243B1, 1, body, 0}};
 """
-    library = compiled(tmp_path / "libgpu.so", source)
+    return compiled(path, source)
+
+
+def test_the_size_is_foreseen_with_gpu_code_also_where_that_went_before(tree: Path) -> None:
+    """An earlier run put a longer table of program headers where the GPU code was."""
+    library = gpu_library(tree / "lib" / "libgpu.so", 90_000)
+    twice = gpu_library(tree / "lib" / "libtwice.so", 95_000)
+    apply_plan(planned(tree, keep=("relr",)), tree)
+    gpu_library(library, 90_000)
+    with Elf(twice) as elf:
+        assert elf.phoff > 4096
+    plan = planned(tree)
+    assert all(item.cuts.packed for item in plan.files if item.action == "rewrite")
+    apply_plan(plan, tree)
+    foreseen = {item.path: item.after for item in plan.files if item.action == "rewrite"}
+    assert {"lib/libgpu.so", "lib/libtwice.so"} <= set(foreseen)
+    assert foreseen == {name: (tree / name).stat().st_size for name in foreseen}
+
+
+def test_where_gpu_code_is_reached_is_known_of_packed_libraries(tmp_path: Path) -> None:
+    library = gpu_library(tmp_path / "libgpu.so", 30_000)
     (before,) = scan.scan_file(library).found
     (after,) = scan.scan_file(packed(library)).found
     assert (before.wrapped, before.movable) == (True, True)
