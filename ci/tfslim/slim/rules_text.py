@@ -15,8 +15,8 @@ _INTRO = """\
 Everything that `tfslim slim` may take out, by profile; each profile also follows the rules of those
 above it. Made from the rule files in `ci/tfslim/slim/rules/`: `tfslim rules > docs/rules.md`.
 
-Bytes are what keeping it costs on TensorFlow 2.21.0 with its CUDA packages, slimmed for sm_90; "–" where
-it is nothing, or depends on the tree or the models.
+Bytes are what keeping it costs on TensorFlow 2.21.0 with its CUDA packages, slimmed for sm_90; "–"
+where it is nothing, or depends on the tree or the models.
 `--keep WORD` keeps it; an optional rule is followed with `--also WORD`.
 
 "GPU" says where a rule was proved on one, from `ci/tfslim/slim/proofs.yaml`, which
