@@ -1,5 +1,6 @@
 """Serve good, bad, slow, aborted and oversized requests for half an hour; does anything grow?
 
+    python dockerfiles/app/make_mobilenet.py SAVEDMODEL
     python benchmarks/service/soak.py --python PYTHON --model SAVEDMODEL [--minutes 30]
 
 One request after another, about `--rate` a second, each on a connection of its own; of each kind

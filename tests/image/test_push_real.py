@@ -184,12 +184,14 @@ def test_layers_packed_anew_are_what_is_pulled_and_the_image_is_the_same(
         assert pushed.pull_bytes is not None
         assert 12_000_000 < pushed.pull_bytes < 13_000_000
         assert pushed.same_layers is True
-        reference = f"{address}/models/alike@{pushed.image_digest}"
-        client.images.pull(reference)  # the engine unpacks such a window
-        assert client.api.inspect_image(reference)["RootFS"]["Layers"] == before
-        engine.docker(["image", "rm", reference])
     finally:
         engine.docker(["image", "rm", tag])
+    reference = f"{address}/models/alike@{pushed.image_digest}"
+    client.images.pull(reference)  # the engine unpacks such a window
+    try:
+        assert client.api.inspect_image(reference)["RootFS"]["Layers"] == before
+    finally:
+        engine.docker(["image", "rm", reference])
 
 
 def test_without_attestations_there_is_a_plain_manifest_with_the_annotations(
