@@ -25,7 +25,8 @@ def wait_for(log: Path, text: str, child: subprocess.Popen[str]) -> None:
         if log.exists() and text in log.read_text():
             return
         time.sleep(0.2)
-    pytest.fail(f"the build did not reach {text!r}")
+    child.kill()
+    pytest.fail(f"the build did not reach {text!r}:\n{child.communicate()[1]}")
 
 
 def test_an_interrupted_build_leaves_nothing_and_can_be_run_again(
