@@ -131,27 +131,34 @@ def _latency(part: RunRecord, chart: Chart) -> Iterator[Block]:
     rows = [*_http_rows(part.http), *_measured_rows(part.measurements)]
     shares = ("samples/s", "p50", "p90", "p99")
     yield from table(("image", "load", "requests", *shares, "failed"), rows[:60], left=2)
-    limits = dict.fromkeys(f"{r.subject}: {r.limited_by}" for r in part.http if r.limited_by)
-    for limit in list(limits)[:_TOP]:
-        yield Paragraph(plain(limit, _SENTENCE), strong="Limited by the load generator")
+    limits = dict.fromkeys((r.subject, _load(r)) for r in part.http if r.limited_by)
+    for subject, load in list(limits)[:_TOP]:
+        mine = [r for r in part.http if (r.subject, _load(r)) == (subject, load)]
+        reasons = [r.limited_by for r in mine if r.limited_by]
+        said = f"{subject}, {load}: {len(reasons)} of {len(mine)} runs, the first: {reasons[0]}"
+        yield Paragraph(plain(said, _SENTENCE), strong="Limited by the load generator")
     calls = list(_call_rows(part.in_process))[:60]
     header = ("image", "in process", "calls", *shares, "first call", "GPU")
     yield from table(header, calls, left=2)
 
 
 def _http_rows(runs: Sequence[HttpRun]) -> Iterator[tuple[str, ...]]:
-    keys = dict.fromkeys((r.subject, r.kind, r.batch_size, r.concurrency, r.rate) for r in runs)
-    for key in keys:
-        mine = [r for r in runs if (r.subject, r.kind, r.batch_size, r.concurrency, r.rate) == key]
-        how = f"{key[3]} client(s)" if key[4] is None else f"{key[4]:g} requests/s due"
+    for subject, load in dict.fromkeys((run.subject, _load(run)) for run in runs):
+        mine = [run for run in runs if (run.subject, _load(run)) == (subject, load)]
         failed = sum(count for run in mine for count in run.failed.values())
         yield (
-            plain(key[0], 40),
-            f"batch {key[2]}, {how}",
+            plain(subject, 40),
+            load,
             *_latencies([s for r in mine for s in r.latencies_s],
                         [r.samples_per_second for r in mine if r.seconds > 0]),
             figures.count(failed),
         )  # fmt: skip
+
+
+def _load(run: HttpRun) -> str:
+    """Say how requests came; what an open loop had in flight at most is an outcome, not a load."""
+    clients = f"{run.concurrency} client(s)" if run.rate is None else f"{run.rate:g} requests/s due"
+    return f"batch {run.batch_size}, {clients}"
 
 
 def _measured_rows(measurements: Sequence[Measurement]) -> Iterator[tuple[str, ...]]:

@@ -206,3 +206,19 @@ def test_hostile_text_cannot_steer_a_terminal() -> None:
     assert not {"\x9b", "\u202e", "\u2066", "\u200b", "\u0000"} & set(text)
     assert "[bold]markup[/]" in text  # rich's markup is text
     assert "\x1b[31mred" not in text
+
+
+def test_an_open_loop_is_one_row_however_many_requests_were_in_flight_at_most() -> None:
+    loops = [
+        {
+            **records.http("stock", turn, 1, 1.0), "kind": "open", "rate": 29.0,
+            "concurrency": in_flight, "limited_by": reason,
+        }
+        for turn, in_flight, reason in ((0, 4, "late by 3 ms"), (1, 5, "late by 4 ms"), (2, 7, ""))
+    ]  # fmt: skip
+    text = render.markdown(records.full(http=loops)).replace("\xa0", " ")
+    rows = [line for line in text.splitlines() if "29 requests/s due" in line and "|" in line]
+    assert [line.split(" | ")[:3] for line in rows] == [
+        ["| stock", "batch 1, 29 requests/s due", "360"]
+    ]
+    assert "stock, batch 1, 29 requests/s due: 2 of 3 runs, the first: late by 3 ms" in text
