@@ -25,7 +25,8 @@ SHOW = (
     "import sys; from tfslim.slim.cold.runtime import compiled; "
     "sys.stdout.buffer.write(compiled()[:4])"
 )
-PATHS = ":".join(["$ORIGIN"] * 8)  # named several times, as TensorFlow's build does
+PATHS = ":".join(["$ORIGIN"] * 8)  # named several times, as TensorFlow 2.21's build does
+BUILT = "$ORIGIN/../_solib_local/_Utensorflow:$ORIGIN/:$ORIGIN/../nvidia/cublas/lib"  # 2.16's
 
 pytestmark = pytest.mark.skipif(
     shutil.which("cc") is None or not list(Path("/usr/lib").glob("*/libzstd.a")),
@@ -47,9 +48,15 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"{functions}\nint (*const all[])(int) = {{{table}}};\n"
         "int call(int i, int x) { return all[i](x); }\n"
     )
-    flags = ["-shared", "-fPIC", "-O0", "-Wl,-z,now", f"-Wl,-rpath,{PATHS}", "-Wl,--hash-style=gnu"]
-    subprocess.run(["cc", *flags, "-o", folder / LIBRARY, source], check=True)
-    return folder / LIBRARY
+    return link(source, PATHS)
+
+
+def link(source: Path, paths: str) -> Path:
+    """Make the library, with a path on which others are searched."""
+    library = source.with_name(LIBRARY)
+    flags = ["-shared", "-fPIC", "-O0", "-Wl,-z,now", f"-Wl,-rpath,{paths}", "-Wl,--hash-style=gnu"]
+    subprocess.run(["cc", *flags, "-o", library, source], check=True)
+    return library
 
 
 def filler(i: int) -> str:
@@ -126,6 +133,35 @@ def test_all_code_answers_as_before_and_the_files_are_smaller(tree: Path) -> Non
     assert (became.hot, became.cold > 2 << 20) == (0, True)
     done = run(tree, f"print(all(right(i) for i in range({FUNCTIONS})))")
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_folders_that_only_a_build_has_make_room_too(compiled: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree" / "tensorflow"
+    tree.mkdir(parents=True)
+    shutil.copy2(compiled.with_name("code.c"), tree)
+    move_headers(link(tree / "code.c", BUILT))
+    (cold,) = put_aside(tree, None, Ui(quiet=True))
+    assert cold.restored == ""
+    said = subprocess.run(
+        ["readelf", "-d", tree / LIBRARY], capture_output=True, text=True, check=True
+    )
+    assert "[$ORIGIN/:$ORIGIN/../nvidia/cublas/lib]" in said.stdout
+    assert run(tree, "print(all(right(i) for i in range(600)))").stdout == "True\n"
+
+
+def test_a_search_path_with_nothing_to_spare_is_left_as_it_is(
+    compiled: Path, tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree" / "tensorflow"
+    tree.mkdir(parents=True)
+    (tmp_path / "tree" / "_solib_local" / "_Utensorflow").mkdir(parents=True)
+    shutil.copy2(compiled.with_name("code.c"), tree)
+    library = link(tree / "code.c", BUILT)
+    move_headers(library)
+    before = library.read_bytes()
+    (cold,) = put_aside(tree, None, Ui(quiet=True))
+    assert "no room for a name" in cold.restored
+    assert library.read_bytes() == before
 
 
 def test_pages_that_were_touched_stay_as_they_are(tree: Path, tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 What is left is proved as every rewritten file is (`slim.verify`); then two entries of the dynamic
 table change. The optional hint of how many relocations come first (DT_RELACOUNT) becomes a
-DT_NEEDED; its name takes the place of folders that a search path (DT_RUNPATH) names twice.
+DT_NEEDED; its name takes the place of folders that a search path (DT_RUNPATH) names twice, or that
+only a build by Bazel has.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +88,7 @@ def punch(library: Path, aside: Path, needed: str) -> Code:
     try:
         _refuse(verify_file(library, aside, cuts))
         with Elf(aside) as elf:
-            patches = list(_need(elf, needed.encode()))
+            patches = _need(elf, needed.encode(), library.parent)
         with aside.open("r+b") as file:
             for offset, content in patches:
                 file.seek(offset)
@@ -103,8 +105,8 @@ def _refuse(problems: list[str]) -> None:
         raise FormatRefusedError("; ".join(problems[:3]))
 
 
-def _need(elf: Elf, name: bytes) -> list[tuple[int, bytes]]:
-    """Return (offset, bytes) of what makes a library need another one."""
+def _need(elf: Elf, name: bytes, folder: Path) -> list[tuple[int, bytes]]:
+    """Return (offset, bytes) of what makes a library in a folder need another one there."""
     tags = {tag: (value, offset) for tag, value, offset in elf.dynamic_entries}
     path = next((tag for tag in _SEARCH_PATHS if tag in tags), None)
     strings = elf.to_offset(tags.get(DT["STRTAB"], (0, 0))[0])
@@ -112,7 +114,8 @@ def _need(elf: Elf, name: bytes) -> list[tuple[int, bytes]]:
         raise FormatRefusedError("its dynamic table has no entry to spare")
     start = strings + tags[path][0]
     end = elf.data.find(b"\0", start)
-    folders = b":".join(dict.fromkeys(elf.data[start:end].split(b":")))
+    named = dict.fromkeys(elf.data[start:end].split(b":"))
+    folders = b":".join(path for path in named if not _only_in_a_build(path, folder))
     if len(folders) + 1 + len(name) > end - start:
         raise FormatRefusedError("its string table has no room for a name")
     if not {b"$ORIGIN", b"$ORIGIN/"} & set(folders.split(b":")):
@@ -122,6 +125,12 @@ def _need(elf: Elf, name: bytes) -> list[tuple[int, bytes]]:
     # An entry is a tag and a value; offsets lead to the value.
     entry = tags[DT["RELACOUNT"]][1] - 8
     return [(start, text), (entry, _ENTRY.pack(DT["NEEDED"], at))]
+
+
+def _only_in_a_build(path: bytes, folder: Path) -> bool:
+    """Say whether a search path leads to where Bazel links libraries, and not to a folder here."""
+    place = folder / os.fsdecode(path.replace(b"$ORIGIN", b"."))
+    return b"/_solib_" in path and not place.exists()
 
 
 def _check(library: Path, needed: str) -> None:
